@@ -1,0 +1,99 @@
+"""Every setting there is, in one class: environment variables HAULIER_…, or a `haulier.toml` in the working directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+RELEASE = "0.1.0"
+
+
+class Settings(BaseSettings):
+    """Durations are seconds, sizes bytes. Raises pydantic.ValidationError that names every wrong one at once."""
+
+    model_config = SettingsConfigDict(env_prefix="HAULIER_", toml_file="haulier.toml", extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(None, description="postgresql://… of the ledger")
+    broker_url: SecretStr | None = Field(None, description="amqp://… of RabbitMQ")
+    redis_url: SecretStr | None = Field(None, description="redis://…; nothing needs it yet")
+
+    host: str = Field("127.0.0.1", description="where the intake listens")
+    port: int = Field(8470, ge=0, le=65535, description="0 takes a free one")
+
+    processes: int = Field(2, ge=1, le=256, description="worker processes of one `haulier work`")
+    threads: int = Field(2, ge=1, le=256, description="worker threads of each process")
+    heartbeat: float = Field(2, gt=0, description="how often a worker renews its leases")
+    lease: float = Field(8, gt=0, description="without a heartbeat for this long, a worker's jobs are rescued")
+    drain: float = Field(25, gt=0, description="on SIGTERM, how long running jobs may take to finish")
+    tick: float = Field(1, gt=0, description="how often upkeep looks")
+    poll: float = Field(0.25, gt=0, description="how often a relay looks when nobody wakes it")
+
+    max_job_bytes: int = Field(1 << 20, ge=1024, description="of one job's request body")
+    max_depth: int = Field(32, ge=2, description="nesting of a request body")
+    request_deadline: float = Field(15, gt=0, description="after this the intake answers 503")
+    archive_after: float = Field(3600, ge=0, description="finished families leave the live tables after this")
+    retention_days: int = Field(30, ge=1, description="archived jobs are dropped after this")
+
+    log_format: str = Field("text", pattern="^(text|json)$")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        return _expect(value, ("postgresql", "postgres"))
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_amqp(cls, value: SecretStr | None) -> SecretStr | None:
+        return _expect(value, ("amqp", "amqps"))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        return _expect(value, ("redis", "rediss"))
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, env_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path("haulier.toml"))
+
+    def need_database(self) -> str:
+        """The database's URL. Raises MissingSettingError when none is set."""
+        return _need(self.database_url, "HAULIER_DATABASE_URL", "postgresql://user:password@host/database")
+
+    def need_broker(self) -> str:
+        """The broker's URL. Raises MissingSettingError when none is set."""
+        return _need(self.broker_url, "HAULIER_BROKER_URL", "amqp://user:password@host/vhost")
+
+    def effective(self) -> dict[str, Any]:
+        """Every setting as it stands, passwords masked."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: _mask(value.get_secret_value()) if isinstance(value, SecretStr) else value for name, value in values.items()}
+
+
+class MissingSettingError(Exception):
+    """A setting that this command cannot do without."""
+
+
+def _need(value: SecretStr | None, name: str, example: str) -> str:
+    if value is None:
+        raise MissingSettingError(f"{name} is not set; expected {example} (only `haulier dev` brings its own parts)")
+    return value.get_secret_value()
+
+
+def _expect(value: SecretStr | None, schemes: tuple[str, ...]) -> SecretStr | None:
+    scheme = urlsplit(value.get_secret_value()).scheme if value else schemes[0]
+    if scheme not in schemes:
+        raise ValueError(f"must begin with {schemes[0]}://, got {scheme or 'no scheme'}")
+    return value
+
+
+def _mask(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))

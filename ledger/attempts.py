@@ -1,0 +1,341 @@
+"""Begin and settle: an attempt's lease is taken before its command runs, and its end is written only if the lease still holds.
+
+Every write on behalf of an attempt says `state = 'running' and attempt = … and worker_id = …`. What is not returned was lost:
+another attempt has the job, or somebody settled it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from uuid import UUID
+
+import orjson
+from psycopg import Connection
+
+from ledger.connection import JsonText
+
+Tx = Connection[Any]
+
+
+class LeaseLostError(Exception):
+    """Another attempt holds the job, or it was settled by somebody else: whatever this attempt wrote must be rolled back."""
+
+    def __init__(self, job_id: UUID, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} no longer holds job {job_id}; its result is dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An attempt's right to run a job."""
+
+    job_id: UUID
+    attempt: int
+    worker_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A job whose lease has been taken. `payload` is JSON text."""
+
+    job_id: UUID
+    attempt: int
+    command: str
+    payload: str
+    tenant_id: int
+    root_id: UUID
+    failures: int
+    max_failures: int
+    generation: int
+    priority: int
+    solo: bool
+    traceparent: str | None
+
+
+BEGIN = """
+with wanted as materialized (
+    select * from unnest(%(ids)s::uuid[], %(attempts)s::integer[]) as w(id, attempt)),
+known as materialized (
+    select * from unnest(%(commands)s::text[], %(timeouts)s::float8[]) as k(command, timeout)),
+begun as (
+    update haulier.jobs j
+       set state = 'running', attempt = j.attempt + 1, worker_id = %(worker)s, started_at = statement_timestamp(), seq = j.seq + 1
+      from wanted w, known k
+     where j.id = w.id and j.state = 'queued' and j.attempt + 1 = w.attempt and k.command = j.command
+       and (j.expires_at is null or j.expires_at > now())
+    returning j.id, j.attempt, j.command, j.payload, j.tenant_id, j.root_id, j.failures, j.max_failures, j.generation, j.priority,
+              j.solo, j.traceparent, j.seq, j.queue, k.timeout),
+taken as (
+    delete from haulier.outbox o using begun b where o.job_id = b.id returning o.announced_at),
+leased as (
+    insert into haulier.leases (job_id, tenant_id, queue, attempt, worker_id, deadline_at)
+    select id, tenant_id, queue, attempt, %(worker)s, now() + make_interval(secs => timeout) from begun),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
+    select id, seq, tenant_id, 'started', 'running', attempt from begun)
+select id, attempt, command, payload, tenant_id, root_id, failures, max_failures, generation, priority, solo, traceparent,
+       (select extract(epoch from max(announced_at))::float8 from taken)
+  from begun
+"""
+
+
+def begin(
+    tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeouts: Mapping[str, float]
+) -> tuple[list[Begun], float | None]:
+    """Take the leases of those that are queued, expected at this very attempt, and known here (`timeouts`: seconds by command).
+
+    Returns them and the latest time (Unix seconds) at which one of them was announced.
+    """
+    if not expected:
+        return [], None
+    ordered = sorted(expected)  # two begins that share jobs lock them in one order
+    with tx.cursor() as cursor:
+        cursor.adapters.register_loader("jsonb", JsonText)
+        rows = cursor.execute(
+            BEGIN,
+            {
+                "ids": [job_id for job_id, _ in ordered],
+                "attempts": [attempt for _, attempt in ordered],
+                "commands": list(timeouts),
+                "timeouts": list(timeouts.values()),
+                "worker": worker_id,
+            },
+        ).fetchall()
+    return [Begun(*row[:12]) for row in rows], rows[0][12] if rows else None
+
+
+DECLINE = """
+with expired as (
+    update haulier.jobs
+       set state = 'cancelled', reason = 'expired', finished_at = statement_timestamp(), seq = seq + 1
+     where id = any(%(ids)s) and state = 'queued' and expires_at <= now()
+    returning id, tenant_id, seq, attempt),
+taken as (
+    delete from haulier.outbox using expired where job_id = id),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
+    select id, seq, tenant_id, 'expired', 'cancelled', attempt from expired),
+unknown as (
+    update haulier.outbox o
+       set announced_at = null, due_at = now() + interval '2 seconds'
+      from haulier.jobs j
+     where o.job_id = any(%(ids)s) and j.id = o.job_id and j.state = 'queued' and not (j.command = any(%(commands)s))
+    returning o.job_id)
+select (select count(*) from expired), (select count(*) from unknown)
+"""
+
+
+def decline(tx: Tx, ids: Sequence[UUID], commands: Sequence[str]) -> tuple[int, int]:
+    """What could not be begun: cancel what has expired, and let the relay announce again (to a worker that knows it) what is
+    unknown here. Returns how many of each; the rest were duplicates."""
+    row = tx.execute(DECLINE, {"ids": list(ids), "commands": list(commands)}).fetchone()
+    assert row is not None
+    return row
+
+
+COMPLETE_ONE = """
+with settled as (
+    update haulier.jobs
+       set state = 'succeeded', result = %(result)s::jsonb, finished_at = clock_timestamp(), worker_id = null, seq = seq + 1
+     where id = %(id)s and state = 'running' and attempt = %(attempt)s and worker_id = %(worker)s
+    returning id, tenant_id, seq, attempt, started_at, finished_at),
+released as (
+    delete from haulier.leases where job_id = %(id)s and attempt = %(attempt)s),
+recorded as (
+    insert into haulier.attempts (job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, log)
+    select id, attempt, tenant_id, %(worker)s, started_at, finished_at, 'succeeded', %(log)s::jsonb from settled)
+insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
+select id, seq, tenant_id, 'succeeded', 'succeeded', attempt from settled
+"""
+
+COMPLETE_MANY = """
+with ends as materialized (
+    select * from unnest(%(ids)s::uuid[], %(attempts)s::integer[], %(results)s::text[], %(logs)s::text[])
+        as e(id, attempt, result, log)),
+settled as (
+    update haulier.jobs j
+       set state = 'succeeded', result = e.result::jsonb, finished_at = clock_timestamp(), worker_id = null, seq = j.seq + 1
+      from ends e
+     where j.id = e.id and j.state = 'running' and j.attempt = e.attempt and j.worker_id = %(worker)s
+    returning j.id, j.tenant_id, j.seq, j.attempt, j.started_at, j.finished_at, e.log),
+released as (
+    delete from haulier.leases l using settled s where l.job_id = s.id),
+recorded as (
+    insert into haulier.attempts (job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, log)
+    select id, attempt, tenant_id, %(worker)s, started_at, finished_at, 'succeeded', log::jsonb from settled),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
+    select id, seq, tenant_id, 'succeeded', 'succeeded', attempt from settled)
+select id from settled
+"""
+
+
+def complete(tx: Tx, lease: Lease, result: str | None, log: str | None = None) -> None:
+    """Write one success. Raises LeaseLostError: the caller rolls back what its transaction holds.
+
+    A statement of its own: for one job it costs two thirds of the one for sets.
+    """
+    written = tx.execute(
+        COMPLETE_ONE, {"id": lease.job_id, "attempt": lease.attempt, "worker": lease.worker_id, "result": result, "log": log}
+    )
+    if written.rowcount != 1:
+        raise LeaseLostError(lease.job_id, lease.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A success to be written: result and log are JSON text."""
+
+    job_id: UUID
+    attempt: int
+    result: str | None = None
+    log: str | None = None
+
+
+def complete_many(tx: Tx, worker_id: UUID, successes: Sequence[Success]) -> set[UUID]:
+    """Write a set of successes. Returns the jobs that were still held; the others' results are dropped."""
+    ordered = sorted(successes, key=lambda success: success.job_id)
+    rows = tx.execute(
+        COMPLETE_MANY,
+        {
+            "ids": [success.job_id for success in ordered],
+            "attempts": [success.attempt for success in ordered],
+            "results": [success.result for success in ordered],
+            "logs": [success.log for success in ordered],
+            "worker": worker_id,
+        },
+    )
+    return {row[0] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt ended, other than by success. `state` is where the job goes, `kind` the event's name.
+
+    blame: whether it counts as a failure; wait: seconds until the next attempt (states scheduled and queued).
+    error: JSON text with code, type, message, traceback. A job whose cancellation was asked for goes to `cancelled` instead of on.
+    """
+
+    job_id: UUID
+    attempt: int
+    worker_id: UUID
+    state: str
+    kind: str
+    reason: str | None = None
+    blame: bool = False
+    wait: float = 0
+    solo: bool = False
+    error: str | None = None
+    log: str | None = None
+
+
+#: Written together: the job's new state, the lease given back, the attempt's record, the event, the way on (outbox), the dead
+#: letter, and the follow-up that the command names for this end, with its own outbox row and event.
+SETTLE = """
+with ends as materialized (
+    select e.* from jsonb_to_recordset(%s::jsonb)
+        as e(job_id uuid, attempt integer, worker_id uuid, state text, kind text, reason text, blame boolean, wait float8, solo boolean,
+             error jsonb, log jsonb)),
+settled as (
+    update haulier.jobs j
+       set (state, reason) = (select case when c.stops then 'cancelled' else e.state end::haulier.job_state,
+                                     case when c.stops then 'requested' else e.reason end),
+           finished_at = case when c.stops or e.state in ('rejected', 'dead', 'cancelled') then clock_timestamp() end,
+           failures = j.failures + e.blame::integer,
+           due_at = case when e.state in ('scheduled', 'queued') then now() + make_interval(secs => e.wait) else j.due_at end,
+           error = case when e.error is null then j.error
+                        else jsonb_build_object('code', e.error->'code', 'message', e.error->'message', 'attempt', j.attempt) end,
+           solo = e.solo, worker_id = null, seq = j.seq + 1
+      from ends e
+           cross join lateral (select e.state in ('scheduled', 'queued') and x.cancel_requested_at is not null as stops
+                                 from haulier.jobs x where x.id = e.job_id) c
+     where j.id = e.job_id and j.state = 'running' and j.attempt = e.attempt and j.worker_id = e.worker_id
+    returning j.id, j.tenant_id, j.root_id, j.command, j.queue, j.priority, j.state, j.reason, j.seq, j.attempt, j.solo, j.started_at,
+              j.due_at, j.payload, j.traceparent, e.worker_id, e.kind, e.error, e.log, e.wait),
+released as (
+    delete from haulier.leases l using settled s where l.job_id = s.id),
+recorded as (
+    insert into haulier.attempts (job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, error, log)
+    select id, attempt, tenant_id, worker_id, started_at, clock_timestamp(), kind, error, log from settled),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, data)
+    select id, seq, tenant_id, case when state = 'cancelled' then 'cancelled' else kind end, state, attempt,
+           case when reason is not null or error is not null
+                then jsonb_strip_nulls(jsonb_build_object('reason', reason, 'code', error->'code', 'message', error->'message')) end
+      from settled),
+again as (
+    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, solo, scheduled, due_at, traceparent)
+    select id, tenant_id, queue, command, priority, attempt + 1, solo, state = 'scheduled', due_at, traceparent
+      from settled where state in ('scheduled', 'queued')),
+buried as (
+    insert into haulier.dead_letters (job_id, tenant_id, command, reason, code, message)
+    select id, tenant_id, command, reason, error->>'code', error->>'message' from settled where state = 'dead'),
+followed as (
+    insert into haulier.jobs (id, tenant_id, root_id, parent_id, command, queue, state, priority, max_failures, due_at, payload, traceparent)
+    select haulier.uuid7(), s.tenant_id, s.root_id, s.id, f.name, f.queue, 'queued', s.priority, f.max_failures, now(),
+           coalesce((select jsonb_object_agg(p.key, p.value) from jsonb_each(s.payload) p where p.key = any(f.fields)), '{}'), s.traceparent
+      from settled s
+      join haulier.commands c on c.name = s.command
+      join haulier.commands f on f.name = case s.state when 'rejected' then c.on_rejected when 'dead' then c.on_dead end
+    returning id, tenant_id, queue, command, priority, due_at, traceparent),
+followed_waits as (
+    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, due_at, traceparent)
+    select id, tenant_id, queue, command, priority, 1, due_at, traceparent from followed),
+followed_told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
+    select id, 1, tenant_id, 'accepted', 'queued', 0 from followed)
+select id, state from settled
+"""
+
+
+def settle(tx: Tx, ends: Sequence[End]) -> dict[UUID, str]:
+    """Write the ends of a set. Returns, by job, the state it went to; what is missing was no longer held, and nothing was written."""
+    if not ends:
+        return {}
+    rows = orjson.dumps([_row(end) for end in sorted(ends, key=lambda end: end.job_id)])
+    return {row[0]: row[1] for row in tx.execute(SETTLE, (rows.decode(),))}
+
+
+def _row(end: End) -> dict[str, Any]:
+    return {
+        "job_id": end.job_id,
+        "attempt": end.attempt,
+        "worker_id": end.worker_id,
+        "state": end.state,
+        "kind": end.kind,
+        "reason": end.reason,
+        "blame": end.blame,
+        "wait": end.wait,
+        "solo": end.solo,
+        "error": orjson.Fragment(end.error) if end.error else None,
+        "log": orjson.Fragment(end.log) if end.log else None,
+    }
+
+
+_HELD: LiteralString = "where id = %(id)s and state = 'running' and attempt = %(attempt)s and worker_id = %(worker)s"
+
+PROGRESS: LiteralString = "update haulier.jobs set progress = %(value)s::jsonb, seq = seq " + _HELD
+CHECKPOINT: LiteralString = "update haulier.jobs set checkpoint = %(value)s::jsonb " + _HELD
+
+
+def keep_progress(tx: Tx, lease: Lease, value: str) -> None:
+    """Show a running attempt's progress. Raises LeaseLostError."""
+    _keep(tx, PROGRESS, lease, value)
+
+
+def keep_checkpoint(tx: Tx, lease: Lease, value: str) -> None:
+    """Keep a value for the next attempt. Raises LeaseLostError."""
+    _keep(tx, CHECKPOINT, lease, value)
+
+
+def _keep(tx: Tx, statement: LiteralString, lease: Lease, value: str) -> None:
+    held = tx.execute(statement, {"id": lease.job_id, "attempt": lease.attempt, "worker": lease.worker_id, "value": value})
+    if held.rowcount != 1:
+        raise LeaseLostError(lease.job_id, lease.attempt)
+
+
+def restored(tx: Tx, job_id: UUID) -> Any:
+    """The checkpoint that an earlier attempt kept, or None."""
+    row = tx.execute("select checkpoint from haulier.jobs where id = %s", (job_id,)).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,176 @@
+"""Connections to the ledger, each with deadlines on both sides, so that a dead network or a frozen client holds nobody up.
+
+Server side: lock_timeout, statement_timeout, idle_in_transaction_session_timeout (below the lease). Client side: TCP keepalives and
+a watchdog that shuts the socket of a call that outlives its deadline (a blackholed connection never times out by itself behind a proxy).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import psycopg
+from psycopg.types.json import set_json_loads
+from psycopg.types.string import TextLoader
+from sqlalchemy import URL, Engine, create_engine, make_url
+
+import orjson
+
+set_json_loads(orjson.loads)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds. `call` bounds a whole use of a connection, seen from the client; the others are the server's own."""
+
+    connect: float = 5
+    call: float = 10
+    statement: float = 8
+    lock: float = 3
+    idle_in_transaction: float = 6
+
+
+def sqlalchemy_url(url: str) -> URL:
+    """A libpq URL (`postgresql://…`) as SQLAlchemy names it, with psycopg 3 as the driver. Raises ValueError for any other."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ValueError(f"the database URL must begin with postgresql://, got {parsed.drivername}://")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+class Database:
+    """The ledger's connections of one process: `plumbing()` for our own statements, `handlers` for what handlers write."""
+
+    def __init__(self, url: str, *, size: int = 4, deadlines: Deadlines | None = None, name: str = "haulier", durable: bool = True) -> None:
+        self.url = url
+        self.deadlines = deadlines or Deadlines()
+        self.watchdog = Watchdog()
+        self._name = name
+        self._durable = durable
+        self._size = size
+        self._engine = self._create("AUTOCOMMIT", self.deadlines.statement)
+        self._handlers: Engine | None = None
+
+    @property
+    def handlers(self) -> Engine:
+        """An engine of its own for handlers: their transactions may take longer than ours, up to the attempt's own timeout."""
+        if self._handlers is None:
+            self._handlers = self._create("READ COMMITTED", 0)
+        return self._handlers
+
+    @contextlib.contextmanager
+    def plumbing(self, deadline: float | None = None) -> Iterator[psycopg.Connection[Any]]:
+        """A driver connection in autocommit. Raises psycopg.OperationalError when the whole use takes longer than the deadline."""
+        proxied = self._engine.raw_connection()
+        connection = cast("psycopg.Connection[Any]", proxied.driver_connection)
+        try:
+            with self.watchdog.guard(connection, deadline or self.deadlines.call):
+                yield connection
+        except psycopg.OperationalError:
+            if connection.closed or connection.broken:
+                proxied.invalidate()
+            raise
+        finally:
+            proxied.close()
+
+    def connect(self, *, durable: bool | None = None) -> psycopg.Connection[Any]:
+        """A connection of one's own, outside the pool (the relay's, a listener's, a worker thread's), in autocommit."""
+        arguments = self._arguments(self.deadlines.statement)
+        if not (self._durable if durable is None else durable):
+            arguments["options"] += " -c synchronous_commit=off"
+        connection: psycopg.Connection[Any] = psycopg.connect(self.url, autocommit=True, **arguments)
+        _prepare(connection)
+        return connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+        if self._handlers is not None:
+            self._handlers.dispose()
+        self.watchdog.close()
+
+    def _create(self, isolation: str, statement: float) -> Engine:
+        engine = create_engine(
+            sqlalchemy_url(self.url),
+            isolation_level=cast("Any", isolation),
+            connect_args=self._arguments(statement),
+            pool_size=self._size,
+            max_overflow=self._size,
+            pool_timeout=self.deadlines.call,
+            pool_use_lifo=True,
+        )
+        from sqlalchemy import event
+
+        event.listen(engine, "connect", lambda connection, _record: _prepare(connection))
+        return engine
+
+    def _arguments(self, statement: float) -> dict[str, Any]:
+        limits = {
+            "statement_timeout": statement,
+            "lock_timeout": self.deadlines.lock,
+            "idle_in_transaction_session_timeout": self.deadlines.idle_in_transaction,
+        }
+        return {
+            "application_name": self._name,
+            "connect_timeout": max(2, int(self.deadlines.connect)),
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": int(self.deadlines.call * 1000),
+            "options": " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items()),
+            "prepare_threshold": 0,
+        }
+
+
+def _prepare(connection: Any) -> None:
+    connection.prepare_threshold = 0
+
+
+class JsonText(TextLoader):
+    """Loads a jsonb column as its text, for those who parse it with a schema of their own."""
+
+
+class Watchdog:
+    """One thread that shuts the socket of every guarded connection that outlives its deadline; the blocked call then raises."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._guarded: dict[int, tuple[float, psycopg.Connection[Any]]] = {}
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def guard(self, connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+        key = id(connection)
+        with self._lock:
+            self._guarded[key] = (time.monotonic() + seconds, connection)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="database-watchdog", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._guarded.pop(key, None)
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(0.25):
+            now = time.monotonic()
+            with self._lock:
+                late = [connection for until, connection in self._guarded.values() if until < now]
+                for connection in late:
+                    shut(connection)
+
+
+def shut(connection: psycopg.Connection[Any]) -> None:
+    """Shut a connection's socket from another thread: whoever waits on it gets an OperationalError at once."""
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as handle:
+        handle.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,153 @@
+"""Submit: write a job, its outbox row and its first event, in one statement for a set of any size; and cancel what is not running.
+
+First step of a job's way: `producers` come here from HTTP, from a caller's own transaction, or from a running handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from psycopg import Connection
+
+Tx = Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A wish to be written. `payload` is JSON text that its command's schema has accepted; `key` the caller's idempotency key."""
+
+    id: UUID
+    tenant_id: int
+    command: str
+    queue: str
+    payload: bytes
+    max_failures: int
+    priority: int = 0
+    run_at: datetime | None = None
+    delay: float = 0
+    expires_at: datetime | None = None
+    labels: dict[str, str] | None = None
+    parent_id: UUID | None = None
+    root_id: UUID | None = None
+    key: str | None = None
+    fingerprint: bytes = b""
+    who: str | None = None
+    traceparent: str | None = None
+
+
+SUBMIT = """
+with wishes as materialized (
+    select w.*, coalesce(w.run_at, now() + make_interval(secs => w.delay)) as due_at,
+           (coalesce(w.run_at > now(), false) or w.delay > 0) as scheduled
+      from jsonb_to_recordset(%s::jsonb)
+        as w(id uuid, tenant_id integer, root_id uuid, parent_id uuid, command text, queue text, payload jsonb, max_failures smallint,
+             priority smallint, run_at timestamptz, delay float8, expires_at timestamptz, labels jsonb, key text, fingerprint text,
+             who text, traceparent text)),
+named as (
+    insert into haulier.idempotency_keys (tenant_id, key, job_id, fingerprint)
+    select tenant_id, key, id, decode(fingerprint, 'hex') from wishes where key is not null order by tenant_id, key
+    on conflict do nothing
+    returning job_id),
+accepted as (
+    insert into haulier.jobs (id, tenant_id, root_id, parent_id, command, queue, state, priority, max_failures, due_at, expires_at,
+                              labels, payload, traceparent)
+    select id, tenant_id, coalesce(root_id, id), parent_id, command, queue,
+           case when scheduled then 'scheduled' else 'queued' end::haulier.job_state, priority, max_failures, due_at, expires_at,
+           labels, payload, traceparent
+      from wishes where key is null or id in (select job_id from named)
+    on conflict (id) do nothing
+    returning id, tenant_id, state),
+waiting as (
+    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, scheduled, due_at, traceparent)
+    select a.id, a.tenant_id, w.queue, w.command, w.priority, 1, w.scheduled, w.due_at, w.traceparent
+      from accepted a join wishes w using (id)),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
+    select a.id, 1, a.tenant_id, 'accepted', a.state, 0, w.who from accepted a join wishes w using (id))
+select id from accepted
+"""
+
+
+def submit(tx: Tx, submissions: Sequence[Submission]) -> set[UUID]:
+    """Write all of them. Returns the ids that are new: the others' idempotency key is taken, or (a COMMIT of unknown outcome
+    repeated) the very same id is there already; `find_key` and `exists` tell which."""
+    rows = orjson.dumps([_row(wish) for wish in submissions])
+    return {row[0] for row in tx.execute(SUBMIT, (rows.decode(),))}
+
+
+def _row(wish: Submission) -> dict[str, Any]:
+    return {
+        "id": wish.id,
+        "tenant_id": wish.tenant_id,
+        "root_id": wish.root_id,
+        "parent_id": wish.parent_id,
+        "command": wish.command,
+        "queue": wish.queue,
+        "payload": orjson.Fragment(wish.payload),
+        "max_failures": wish.max_failures,
+        "priority": wish.priority,
+        "run_at": wish.run_at,
+        "delay": wish.delay,
+        "expires_at": wish.expires_at,
+        "labels": wish.labels,
+        "key": wish.key,
+        "fingerprint": wish.fingerprint.hex(),
+        "who": wish.who,
+        "traceparent": wish.traceparent,
+    }
+
+
+FIND_KEY = "select job_id, fingerprint from haulier.idempotency_keys where tenant_id = %s and key = %s"
+
+
+def find_key(tx: Tx, tenant_id: int, key: str) -> tuple[UUID, bytes] | None:
+    """The job that an idempotency key names, and the fingerprint of the request that named it."""
+    return tx.execute(FIND_KEY, (tenant_id, key)).fetchone()
+
+
+EXISTS = "select id from haulier.every_job where id = any(%s)"
+
+
+def exists(tx: Tx, ids: Sequence[UUID]) -> set[UUID]:
+    return {row[0] for row in tx.execute(EXISTS, (list(ids),))}
+
+
+CANCEL = """
+with cancelled as (
+    update haulier.jobs
+       set state = 'cancelled', reason = 'requested', cancel_requested_at = now(), finished_at = statement_timestamp(), seq = seq + 1
+     where id = %(id)s and tenant_id = any(%(tenants)s) and state in ('scheduled', 'waiting', 'queued')
+    returning id, tenant_id, seq, attempt),
+taken as (
+    delete from haulier.outbox using cancelled where job_id = id),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
+    select id, seq, tenant_id, 'cancelled', 'cancelled', attempt, %(who)s from cancelled)
+select true from cancelled
+"""
+
+REQUEST_CANCEL = """
+with asked as (
+    update haulier.jobs set cancel_requested_at = now(), seq = seq + 1
+     where id = %(id)s and tenant_id = any(%(tenants)s) and state = 'running' and cancel_requested_at is null
+    returning id, tenant_id, seq, attempt),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
+    select id, seq, tenant_id, 'cancel_requested', 'running', attempt, %(who)s from asked)
+select true from asked
+"""
+
+
+def cancel(tx: Tx, job_id: UUID, tenants: Sequence[int], who: str) -> bool:
+    """Cancel what has not begun, at once. False if it is running, final, or not there."""
+    return tx.execute(CANCEL, {"id": job_id, "tenants": list(tenants), "who": who}).fetchone() is not None
+
+
+def request_cancel(tx: Tx, job_id: UUID, tenants: Sequence[int], who: str) -> bool:
+    """Ask a running job to stop: its handler sees it, and no further attempt follows. False if it is not running or was asked before."""
+    return tx.execute(REQUEST_CANCEL, {"id": job_id, "tenants": list(tenants), "who": who}).fetchone() is not None

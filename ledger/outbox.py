@@ -1,0 +1,139 @@
+"""The outbox: what RabbitMQ does not know yet. The relay stages what has become due, claims, and marks; begin deletes the row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+
+Tx = Connection[Any]
+
+STAGE = """
+with due as materialized (
+    select job_id from haulier.outbox where scheduled and due_at <= now() order by due_at limit %s for update skip locked),
+staged as (
+    update haulier.jobs j set state = 'queued', seq = j.seq + 1
+      from due where j.id = due.job_id and j.state = 'scheduled'
+    returning j.id, j.tenant_id, j.seq, j.attempt),
+ready as (
+    update haulier.outbox o set scheduled = false from due where o.job_id = due.job_id),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
+    select id, seq, tenant_id, 'queued', 'queued', attempt from staged)
+select count(*) from staged
+"""
+
+
+def stage(tx: Tx, limit: int) -> int:
+    """Queue what has become due. Returns how many jobs."""
+    row = tx.execute(STAGE, (limit,)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An outbox row that this relay shall announce now. `short`: its command's measured run time allows many in a message."""
+
+    job_id: UUID
+    attempt: int
+    traceparent: str | None
+    solo: bool
+    short: bool
+
+
+#: Runs of commands below this many milliseconds may share a message (and with it a worker thread).
+SHORT_MS = 5.0
+
+# Only what some live worker knows: a release that nobody runs yet would bounce from worker to worker.
+CLAIM = """
+with next as materialized (
+    select o.job_id, o.command from haulier.outbox o
+     where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.due_at <= now() and o.command = any(%(known)s)
+     order by o.priority desc, o.due_at limit %(limit)s for update skip locked)
+update haulier.outbox o
+   set announced_at = clock_timestamp(), announcements = o.announcements + 1
+  from next
+ where o.job_id = next.job_id
+returning o.job_id, o.attempt, o.traceparent, o.solo, next.command = any(%(short)s)
+"""
+
+
+def claim(tx: Tx, queue: str, known: Sequence[str], short: Sequence[str], limit: int) -> list[Claimed]:
+    """Mark up to `limit` due rows of a queue as announced and return them, the most urgent first as far as the plan keeps order."""
+    rows = tx.execute(CLAIM, {"queue": queue, "known": list(known), "short": list(short), "limit": limit})
+    return [Claimed(*row) for row in rows]
+
+
+UNMARK = "update haulier.outbox set announced_at = null where job_id = any(%s) and announced_at is not null"
+
+
+def unmark(tx: Tx, ids: Sequence[UUID]) -> int:
+    """RabbitMQ did not take these: they are to be announced again, at once. Returns how many are still in the outbox."""
+    return tx.execute(UNMARK, (list(ids),)).rowcount
+
+
+def unmark_all(tx: Tx) -> int:
+    """The broker was reset (or never kept anything): everything announced and not begun is announced again."""
+    return tx.execute("update haulier.outbox set announced_at = null where announced_at is not null").rowcount
+
+
+# Three signs that a message is lost: jobs of its queue announced 10 s after it have begun; its queue was seen empty and it is older than
+# 30 s; or ten minutes have passed, doubling with each announcement (invariant 12: announcing again cannot flood).
+ANNOUNCE_AGAIN = """
+with lost as materialized (
+    select job_id from haulier.outbox
+     where queue = %(queue)s and announced_at is not null
+       and announced_at < greatest(%(begun)s::timestamptz - interval '10 seconds',
+                                   case when %(empty)s then now() - interval '30 seconds' end,
+                                   now() - interval '10 minutes' * power(2, least(announcements - 1, 10)))
+     order by announced_at limit %(limit)s for update skip locked)
+update haulier.outbox o set announced_at = null from lost where o.job_id = lost.job_id
+"""
+
+
+def announce_again(tx: Tx, queue: str, *, begun: datetime | None, empty: bool, limit: int = 1000) -> int:
+    """Clear the mark of what was announced and seems lost. `begun`: the latest announcement of this queue that is known to have begun;
+    `empty`: whether its RabbitMQ queue was seen empty twice. Returns how many rows."""
+    return tx.execute(ANNOUNCE_AGAIN, {"queue": queue, "begun": begun, "empty": empty, "limit": limit}).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """One queue's waiting work. `oldest` is the age in seconds of the oldest due row that nobody has announced."""
+
+    queue: str
+    due: int
+    announced: int
+    scheduled: int
+    oldest: float
+
+
+BACKLOG = """
+select queue, count(*) filter (where announced_at is null and not scheduled), count(*) filter (where announced_at is not null),
+       count(*) filter (where scheduled),
+       coalesce(extract(epoch from now() - min(due_at) filter (where announced_at is null and not scheduled)), 0)::float8
+  from haulier.outbox group by queue order by queue
+"""
+
+
+def backlog(tx: Tx) -> list[Backlog]:
+    """What waits, by queue. Reads the whole outbox: for metrics every few seconds, not for the hot path."""
+    return [Backlog(*row) for row in tx.execute(BACKLOG)]
+
+
+OLDEST = """
+select coalesce(extract(epoch from now() - min(due_at)), 0)::float8 from haulier.outbox
+ where queue = %s and announced_at is null and not scheduled and due_at <= now()
+"""
+
+
+def oldest(tx: Tx, queue: str) -> float:
+    """Relay lag: for how many seconds the oldest due row of a queue has waited to be announced."""
+    row = tx.execute(OLDEST, (queue,)).fetchone()
+    assert row is not None
+    return row[0]

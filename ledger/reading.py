@@ -1,0 +1,236 @@
+"""The read side: what clients and operators see of jobs, over the live tables and the archive alike. Plain SQL, no locks.
+
+`tenants` restricts every query to what the caller may see: a list of tenant ids, or None for the platform's own keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from psycopg import Connection
+from psycopg.rows import class_row
+
+Tx = Connection[Any]
+
+FINAL = frozenset({"succeeded", "rejected", "dead", "cancelled"})
+STATES = ("scheduled", "waiting", "queued", "running", "succeeded", "rejected", "dead", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as it stands. `seq` is its version: it grows with every event. `family`: number of jobs by state, itself included."""
+
+    id: UUID
+    tenant_id: int
+    root_id: UUID
+    parent_id: UUID | None
+    command: str
+    queue: str
+    state: str
+    reason: str | None
+    priority: int
+    attempt: int
+    failures: int
+    max_failures: int
+    seq: int
+    labels: dict[str, str] | None
+    submitted_at: datetime
+    due_at: datetime
+    expires_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    progress: dict[str, Any] | None
+    payload: dict[str, Any]
+    original_payload: dict[str, Any] | None
+    result: Any
+    error: dict[str, Any] | None
+    traceparent: str | None
+    family: dict[str, int]
+
+
+# A family is walked by parent, one index look-up a member: for the many jobs without follow-ups that is one look-up in all.
+JOB = """
+select j.id, j.tenant_id, j.root_id, j.parent_id, j.command, j.queue, j.state::text, j.reason, j.priority, j.attempt, j.failures,
+       j.max_failures, j.seq, j.labels, j.submitted_at, j.due_at, j.expires_at, j.started_at, j.finished_at, j.cancel_requested_at,
+       j.progress, j.payload, j.original_payload, j.result, j.error, j.traceparent,
+       (with recursive family(id, state) as (
+            select j.id, j.state
+            union all
+            select child.id, child.state from family join haulier.every_job child on child.parent_id = family.id)
+        select jsonb_object_agg(state, n) from (select state, count(*) as n from family group by state) counted) as family
+  from haulier.every_job j
+"""
+
+READ = JOB + " where j.id = %(id)s and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))"
+READ_MANY = JOB + " where j.id = any(%(ids)s) and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s)) order by j.id"
+
+
+def job(tx: Tx, job_id: UUID, tenants: Sequence[int] | None) -> Job | None:
+    """The job, or None if it is not there (for this caller)."""
+    with tx.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(READ, {"id": job_id, "tenants": _list(tenants)}).fetchone()
+
+
+def jobs(tx: Tx, ids: Sequence[UUID], tenants: Sequence[int] | None) -> list[Job]:
+    with tx.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(READ_MANY, {"ids": list(ids), "tenants": _list(tenants)}).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a list shall hold; None means any. `before` is the last id of the page before (lists run from new to old)."""
+
+    states: Sequence[str] | None = None
+    command: str | None = None
+    labels: dict[str, str] | None = None
+    submitted_after: datetime | None = None
+    submitted_before: datetime | None = None
+    code: str | None = None
+    message: str | None = None
+    died_after: datetime | None = None
+    before: UUID | None = None
+
+
+# States that few jobs are in are found through their small tables, never by walking through all that has succeeded.
+LIST = (
+    JOB
+    + """
+ where (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
+   and (%(before)s::uuid is null or j.id < %(before)s)
+   and (%(states)s::text[] is null or j.state = any(%(states)s::haulier.job_state[]))
+   and (%(command)s::text is null or j.command = %(command)s)
+   and (%(labels)s::jsonb is null or j.labels @> %(labels)s)
+   and (%(after)s::timestamptz is null or j.submitted_at > %(after)s)
+   and (%(until)s::timestamptz is null or j.submitted_at < %(until)s)
+ order by j.id desc limit %(limit)s
+"""
+)
+LIST_OPEN = (
+    JOB
+    + """
+ where j.id in (select job_id from haulier.outbox union all select job_id from haulier.leases)
+   and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
+   and (%(before)s::uuid is null or j.id < %(before)s)
+   and j.state = any(%(states)s::haulier.job_state[])
+   and (%(command)s::text is null or j.command = %(command)s)
+   and (%(labels)s::jsonb is null or j.labels @> %(labels)s)
+   and (%(after)s::timestamptz is null or j.submitted_at > %(after)s)
+   and (%(until)s::timestamptz is null or j.submitted_at < %(until)s)
+ order by j.id desc limit %(limit)s
+"""
+)
+LIST_DEAD = (
+    JOB
+    + """
+  join haulier.dead_letters d on d.job_id = j.id
+ where (%(tenants)s::integer[] is null or d.tenant_id = any(%(tenants)s))
+   and (%(before)s::uuid is null or d.job_id < %(before)s)
+   and (%(command)s::text is null or d.command = %(command)s)
+   and (%(code)s::text is null or d.code = %(code)s)
+   and (%(message)s::text is null or position(lower(%(message)s) in lower(d.message)) > 0)
+   and (%(died_after)s::timestamptz is null or d.died_at > %(died_after)s)
+   and (%(labels)s::jsonb is null or j.labels @> %(labels)s)
+   and (%(after)s::timestamptz is null or j.submitted_at > %(after)s)
+   and (%(until)s::timestamptz is null or j.submitted_at < %(until)s)
+ order by d.job_id desc limit %(limit)s
+"""
+)
+
+
+def list_jobs(tx: Tx, tenants: Sequence[int] | None, wanted: Filter, limit: int) -> list[Job]:
+    """One page, the newest first."""
+    states = frozenset(wanted.states) if wanted.states is not None else None
+    statement = LIST
+    if states is not None and states <= {"dead"}:
+        statement = LIST_DEAD
+    elif states is not None and states <= {"scheduled", "queued", "running"}:
+        statement = LIST_OPEN
+    parameters = {
+        "tenants": _list(tenants),
+        "before": wanted.before,
+        "states": list(states) if states is not None else None,
+        "command": wanted.command,
+        "labels": orjson.dumps(wanted.labels).decode() if wanted.labels else None,
+        "after": wanted.submitted_after,
+        "until": wanted.submitted_before,
+        "code": wanted.code,
+        "message": wanted.message,
+        "died_after": wanted.died_after,
+        "limit": limit,
+    }
+    with tx.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(statement, parameters).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    number: int
+    worker_id: UUID
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str
+    error: dict[str, Any] | None
+    log: list[Any] | None
+
+
+ATTEMPTS = """
+select number, worker_id, started_at, finished_at, outcome, error, log from haulier.every_attempt where job_id = %(id)s
+union all
+select attempt, worker_id, started_at, null, 'running', null, null from haulier.jobs where id = %(id)s and state = 'running'
+ order by 1
+"""
+
+
+def attempts(tx: Tx, job_id: UUID) -> list[Attempt]:
+    """Every attempt, in order; the one that runs now comes last, without an end."""
+    return [Attempt(*row) for row in tx.execute(ATTEMPTS, {"id": job_id})]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    seq: int
+    at: datetime
+    kind: str
+    state: str
+    attempt: int
+    who: str | None
+    data: dict[str, Any] | None
+
+
+TIMELINE = "select seq, at, kind, state::text, attempt, who, data from haulier.every_event where job_id = %s order by seq"
+
+
+def timeline(tx: Tx, job_id: UUID) -> list[Event]:
+    """Every change of state, gapless: seq runs from 1 to the job's own."""
+    return [Event(*row) for row in tx.execute(TIMELINE, (job_id,))]
+
+
+FAMILY = """
+with recursive family(id) as (
+    select %(id)s::uuid
+    union all
+    select child.id from family join haulier.every_job child on child.parent_id = family.id)
+select id from family order by id limit %(limit)s
+"""
+
+
+def family(tx: Tx, job_id: UUID, tenants: Sequence[int] | None, limit: int = 500) -> list[Job]:
+    """The job and all that it and its follow-ups submitted, oldest first."""
+    return jobs(tx, [row[0] for row in tx.execute(FAMILY, {"id": job_id, "limit": limit})], tenants)
+
+
+def family_state(counts: dict[str, int]) -> str:
+    """What a family amounts to: active while any of it is open, else the worst of its ends."""
+    if any(state not in FINAL for state in counts):
+        return "active"
+    return next(state for state in ("dead", "rejected", "cancelled", "succeeded") if state in counts)
+
+
+def _list(tenants: Sequence[int] | None) -> list[int] | None:
+    return None if tenants is None else list(tenants)

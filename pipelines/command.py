@@ -1,0 +1,140 @@
+"""What a developer of commands writes: a `Command` (the payload's schema) and a handler that carries it out.
+
+A handler returns its result, `Rejected(...)` (the command's own no) or `Snooze(seconds)` (not now); it raises for "try again".
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from pipelines.run import Run
+
+
+class Command(BaseModel):
+    """What somebody wants done, in the imperative. Its fields are the payload; unknown fields are refused.
+
+    `command_name` is how rows, URLs and queues name it (`orders.place`); `example` is a payload that is accepted as it stands.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command_name: ClassVar[str]
+    example: ClassVar[Mapping[str, Any]]
+
+
+class CommandError(Exception):
+    """A failure that a command knows by name. `code` is stable and published; subclasses set it.
+
+    `retry_after` (seconds), when the other side said how long to wait, is the least backoff before the next attempt.
+    """
+
+    code: ClassVar[str] = "failed"
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The command's own no (sold out, declined): final, for the client, no dead letter."""
+
+    message: str
+    code: str = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """Not now: another attempt in `seconds`, which is no failure."""
+
+    seconds: float
+
+
+class Snoozed(Exception):
+    """Raised by `run.snooze(seconds)` to leave the handler at once."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"snoozed for {seconds:g} s")
+        self.seconds = seconds
+
+
+Backoff = Callable[[int], float]
+
+
+def exponential(first: float, cap: float, jitter: float = 0.25) -> Backoff:
+    """Seconds to wait after failure n: `first`·2ⁿ⁻¹ up to `cap`, varied by ± `jitter` of itself."""
+
+    def wait(failures: int) -> float:
+        base = min(cap, first * 2.0 ** min(failures - 1, 60))
+        return base * random.uniform(1 - jitter, 1 + jitter)
+
+    return wait
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and when a failed attempt is repeated. `max_failures` is also the most that a submission may ask for."""
+
+    max_failures: int = 8
+    backoff: Backoff = field(default_factory=lambda: exponential(1, cap=300))
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A command and all that is known about carrying it out."""
+
+    command: type[Command]
+    function: Callable[..., Any]
+    queue: str
+    timeout: float
+    retry: Retry
+    rejects: tuple[type[Exception], ...]
+    buries: tuple[type[Exception], ...]
+    snoozes: Mapping[type[Exception], float]
+    on_rejected: type[Command] | None
+    on_dead: type[Command] | None
+    result: type[BaseModel] | None
+    error_codes: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.command.command_name
+
+
+C = TypeVar("C", bound=Command)
+
+
+def handles(
+    command: type[C],
+    *,
+    queue: str,
+    timeout: float = 30,
+    retry: Retry | None = None,
+    rejects: Sequence[type[Exception]] = (),
+    buries: Sequence[type[Exception]] = (),
+    snoozes: Mapping[type[Exception], float] | None = None,
+    on_rejected: type[Command] | None = None,
+    on_dead: type[Command] | None = None,
+    result: type[BaseModel] | None = None,
+    error_codes: Mapping[str, str] | None = None,
+) -> Callable[[Callable[[C, Run], Any]], Handler]:
+    """Tie a function to its command. The policy, by exception: `rejects` end the job `rejected`, `buries` end it `dead` at once,
+    `snoozes` wait that many seconds without a failure; every other exception is a failure and is retried with backoff.
+
+    `on_rejected` and `on_dead` are follow-ups, submitted in the transition itself (even when the process died). Their payload is
+    the ended job's, as far as they have fields of the same name.
+    `error_codes` documents further codes: the `code` of every `CommandError` named here is documented by its docstring.
+    """
+
+    def wrap(function: Callable[[C, Run], Any]) -> Handler:
+        named = [error for error in (*rejects, *buries, *(snoozes or {})) if issubclass(error, CommandError)]
+        codes = {error.code: (error.__doc__ or error.code).strip().splitlines()[0] for error in named}
+        return Handler(
+            command, function, queue, timeout, retry or Retry(), tuple(rejects), tuple(buries), snoozes or {},
+            on_rejected, on_dead, result, {**codes, **(error_codes or {})},
+        )  # fmt: skip
+
+    return wrap
