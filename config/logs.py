@@ -28,3 +28,9 @@ def configure(log_format: str = "text", level: str = "INFO") -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format='timestamp=%(asctime)s level=%(levelname)s event="%(message)s" logger=%(name)s')
     for noisy in ("pika", "dramatiq", "alembic"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL if noisy == "pika" else logging.WARNING)
+
+
+def flush() -> None:
+    """Before a process leaves without Python's own farewell."""
+    sys.stderr.flush()
+    sys.stdout.flush()

@@ -21,6 +21,8 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = Field(None, description="amqp://… of RabbitMQ")
     redis_url: SecretStr | None = Field(None, description="redis://…; nothing needs it yet")
 
+    handlers: str = Field("pipelines.table:HANDLERS", description="the table of handlers to run, as package.module:NAME")
+
     host: str = Field("127.0.0.1", description="where the intake listens")
     port: int = Field(8470, ge=0, le=65535, description="0 takes a free one")
 

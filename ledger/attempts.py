@@ -105,33 +105,30 @@ def begin(
     return [Begun(*row[:12]) for row in rows], rows[0][12] if rows else None
 
 
-DECLINE = """
-with expired as (
-    update haulier.jobs
-       set state = 'cancelled', reason = 'expired', finished_at = statement_timestamp(), seq = seq + 1
-     where id = any(%(ids)s) and state = 'queued' and expires_at <= now()
-    returning id, tenant_id, seq, attempt),
-taken as (
-    delete from haulier.outbox using expired where job_id = id),
-told as (
-    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
-    select id, seq, tenant_id, 'expired', 'cancelled', attempt from expired),
-unknown as (
-    update haulier.outbox o
-       set announced_at = null, due_at = now() + interval '2 seconds'
-      from haulier.jobs j
-     where o.job_id = any(%(ids)s) and j.id = o.job_id and j.state = 'queued' and not (j.command = any(%(commands)s))
-    returning o.job_id)
-select (select count(*) from expired), (select count(*) from unknown)
+READ_HELD = """
+select id, attempt, command, payload, tenant_id, root_id, failures, max_failures, generation, priority, solo, traceparent
+  from haulier.jobs where id = %(id)s and state = 'running' and attempt = %(attempt)s and worker_id = %(worker)s
 """
 
 
-def decline(tx: Tx, ids: Sequence[UUID], commands: Sequence[str]) -> tuple[int, int]:
-    """What could not be begun: cancel what has expired, and let the relay announce again (to a worker that knows it) what is
-    unknown here. Returns how many of each; the rest were duplicates."""
-    row = tx.execute(DECLINE, {"ids": list(ids), "commands": list(commands)}).fetchone()
-    assert row is not None
-    return row
+def held(tx: Tx, lease: Lease) -> Begun | None:
+    """The job that this lease still holds, for a process that is handed an attempt already begun; None if it was lost."""
+    with tx.cursor() as cursor:
+        cursor.adapters.register_loader("jsonb", JsonText)
+        row = cursor.execute(READ_HELD, {"id": lease.job_id, "attempt": lease.attempt, "worker": lease.worker_id}).fetchone()
+    return Begun(*row) if row else None
+
+
+DECLINE = """
+update haulier.outbox set announced_at = null, due_at = now() + interval '2 seconds'
+ where job_id = any(%s) and announced_at is not null and not (command = any(%s))
+"""
+
+
+def decline(tx: Tx, ids: Sequence[UUID], commands: Sequence[str]) -> int:
+    """Of what could not be begun, let the relay announce again (to a worker that knows it) what is unknown here. Returns how many;
+    the rest were duplicates, or have expired, which upkeep sees to."""
+    return tx.execute(DECLINE, (list(ids), list(commands))).rowcount
 
 
 COMPLETE_ONE = """
@@ -252,7 +249,7 @@ settled as (
                                  from haulier.jobs x where x.id = e.job_id) c
      where j.id = e.job_id and j.state = 'running' and j.attempt = e.attempt and j.worker_id = e.worker_id
     returning j.id, j.tenant_id, j.root_id, j.command, j.queue, j.priority, j.state, j.reason, j.seq, j.attempt, j.solo, j.started_at,
-              j.due_at, j.payload, j.traceparent, e.worker_id, e.kind, e.error, e.log, e.wait),
+              j.due_at, j.expires_at, j.payload, j.traceparent, e.worker_id, e.kind, e.error, e.log, e.wait),
 released as (
     delete from haulier.leases l using settled s where l.job_id = s.id),
 recorded as (
@@ -265,8 +262,8 @@ told as (
                 then jsonb_strip_nulls(jsonb_build_object('reason', reason, 'code', error->'code', 'message', error->'message')) end
       from settled),
 again as (
-    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, solo, scheduled, due_at, traceparent)
-    select id, tenant_id, queue, command, priority, attempt + 1, solo, state = 'scheduled', due_at, traceparent
+    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, solo, scheduled, due_at, expires_at, traceparent)
+    select id, tenant_id, queue, command, priority, attempt + 1, solo, state = 'scheduled', due_at, expires_at, traceparent
       from settled where state in ('scheduled', 'queued')),
 buried as (
     insert into haulier.dead_letters (job_id, tenant_id, command, reason, code, message)

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import orjson
 import psycopg
 from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from sqlalchemy import URL, Engine, create_engine, make_url
-
-import orjson
 
 set_json_loads(orjson.loads)
 

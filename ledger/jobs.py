@@ -63,8 +63,8 @@ accepted as (
     on conflict (id) do nothing
     returning id, tenant_id, state),
 waiting as (
-    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, scheduled, due_at, traceparent)
-    select a.id, a.tenant_id, w.queue, w.command, w.priority, 1, w.scheduled, w.due_at, w.traceparent
+    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, scheduled, due_at, expires_at, traceparent)
+    select a.id, a.tenant_id, w.queue, w.command, w.priority, 1, w.scheduled, w.due_at, w.expires_at, w.traceparent
       from accepted a join wishes w using (id)),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)

@@ -35,6 +35,30 @@ def stage(tx: Tx, limit: int) -> int:
     return row[0]
 
 
+EXPIRE = """
+with gone as materialized (
+    select job_id from haulier.outbox where expires_at <= now() order by job_id limit %s for update skip locked),
+expired as (
+    update haulier.jobs j
+       set state = 'cancelled', reason = 'expired', finished_at = statement_timestamp(), seq = j.seq + 1
+      from gone where j.id = gone.job_id and j.state in ('scheduled', 'queued')
+    returning j.id, j.tenant_id, j.seq, j.attempt),
+taken as (
+    delete from haulier.outbox o using gone where o.job_id = gone.job_id),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
+    select id, seq, tenant_id, 'expired', 'cancelled', attempt from expired)
+select count(*) from expired
+"""
+
+
+def expire(tx: Tx, limit: int) -> int:
+    """Cancel what was not begun by its time. Returns how many jobs."""
+    row = tx.execute(EXPIRE, (limit,)).fetchone()
+    assert row is not None
+    return row[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """An outbox row that this relay shall announce now. `short`: its command's measured run time allows many in a message."""
@@ -50,11 +74,15 @@ class Claimed:
 SHORT_MS = 5.0
 
 # Only what some live worker knows: a release that nobody runs yet would bounce from worker to worker.
+# And only as much as keeps the queue in RabbitMQ shallow: `window` less what is announced and not begun.
 CLAIM = """
-with next as materialized (
+with room as materialized (
+    select greatest(0, least(%(limit)s, %(window)s - count(*))) as rows
+      from (select from haulier.outbox where queue = %(queue)s and announced_at is not null limit %(window)s) announced),
+next as materialized (
     select o.job_id, o.command from haulier.outbox o
      where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.due_at <= now() and o.command = any(%(known)s)
-     order by o.priority desc, o.due_at limit %(limit)s for update skip locked)
+     order by o.priority desc, o.due_at limit (select rows from room) for update skip locked)
 update haulier.outbox o
    set announced_at = clock_timestamp(), announcements = o.announcements + 1
   from next
@@ -63,9 +91,9 @@ returning o.job_id, o.attempt, o.traceparent, o.solo, next.command = any(%(short
 """
 
 
-def claim(tx: Tx, queue: str, known: Sequence[str], short: Sequence[str], limit: int) -> list[Claimed]:
-    """Mark up to `limit` due rows of a queue as announced and return them, the most urgent first as far as the plan keeps order."""
-    rows = tx.execute(CLAIM, {"queue": queue, "known": list(known), "short": list(short), "limit": limit})
+def claim(tx: Tx, queue: str, known: Sequence[str], short: Sequence[str], *, window: int, limit: int) -> list[Claimed]:
+    """Mark up to `limit` due rows of a queue as announced and return them, keeping at most `window` announced and not begun."""
+    rows = tx.execute(CLAIM, {"queue": queue, "known": list(known), "short": list(short), "window": window, "limit": limit})
     return [Claimed(*row) for row in rows]
 
 

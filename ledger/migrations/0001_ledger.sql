@@ -92,12 +92,14 @@ create table haulier.outbox (
     solo          boolean not null default false,
     scheduled     boolean not null default false,
     due_at        timestamptz not null,
+    expires_at    timestamptz,
     announced_at  timestamptz,
     announcements smallint not null default 0,
     traceparent   text
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 create index outbox_by_urgency on haulier.outbox (queue, priority desc, due_at) where announced_at is null and not scheduled;
 create index outbox_by_due_time on haulier.outbox (due_at) where scheduled;
+create index outbox_by_expiry on haulier.outbox (expires_at) where expires_at is not null;
 create index outbox_announced on haulier.outbox (queue, announced_at) where announced_at is not null;
 
 create table haulier.leases (
@@ -281,8 +283,9 @@ begin
     values (job, owner.id, job, known.name, known.queue, case when due > now() then 'scheduled' else 'queued' end::haulier.job_state,
             coalesce((options->>'priority')::smallint, 0), least(coalesce((options->>'max_failures')::smallint, known.max_failures), known.max_failures),
             due, (options->>'expires_at')::timestamptz, options->'labels', payload);
-    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, scheduled, due_at)
-    values (job, owner.id, known.queue, known.name, coalesce((options->>'priority')::smallint, 0), 1, due > now(), due);
+    insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, scheduled, due_at, expires_at)
+    values (job, owner.id, known.queue, known.name, coalesce((options->>'priority')::smallint, 0), 1, due > now(), due,
+            (options->>'expires_at')::timestamptz);
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
     values (job, 1, owner.id, 'accepted', case when due > now() then 'scheduled' else 'queued' end::haulier.job_state, 0, session_user);
     return job;

@@ -1,0 +1,223 @@
+"""The relay: stage what has become due, claim what may go, publish with confirms in flight, unmark what was not confirmed.
+
+No transaction is open while it publishes. Any number of copies; each claims other rows (SKIP LOCKED).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import psycopg
+import structlog
+
+from config.failpoints import reach
+from config.ids import uuid7
+from config.outage import ride_out
+from config.settings import RELEASE, Settings
+from config.transport import Transport, Unconfirmed
+from config.transport.message import Announcement, Message
+from ledger import outbox, workers
+from ledger.connection import Database
+from ledger.outbox import Claimed
+from producers.relay import metrics
+from producers.relay.window import SECONDS as WINDOW_SECONDS
+from producers.relay.window import Window
+
+log = structlog.get_logger()
+
+#: Rows claimed in one statement, batches whose confirms may be outstanding, and jobs named by one message at the most.
+CLAIM_ROWS = 500
+IN_FLIGHT = 4
+MESSAGE_JOBS = 50
+#: Below this many rows at once each gets a message of its own, so that idle workers share them.
+FEW = 8
+#: Seconds between two looks for lost announcements, and between two looks at the crew.
+LOOK_AGAIN_EVERY = 5.0
+REFRESH_EVERY = 1.0
+#: So many passes in a row that found work, and the relay need not be woken.
+BUSY_PASSES = 5
+
+
+class Relay:
+    """One copy, one thread. `run` until `stop`."""
+
+    def __init__(self, settings: Settings, database: Database, transport: Transport) -> None:
+        self._settings = settings
+        self._database = database
+        self._transport = transport
+        self._id = uuid7()
+        self._stop = threading.Event()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._listener: psycopg.Connection[Any] | None = None
+        self._flying: deque[tuple[list[Claimed], Future[list[Unconfirmed]]]] = deque()
+        self._crew = workers.Crew(frozenset(), {})
+        self._short: list[str] = []
+        self._windows: dict[str, Window] = {}
+        self._empty_before: dict[str, bool] = {}
+        self._refresh_at = 0.0
+        self._look_again_at = time.monotonic() + LOOK_AGAIN_EVERY
+        self._asleep = False
+        self._busy_passes = 0
+        self._claimed_at = 0.0
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Carry until told to stop; a database that goes away is waited for."""
+        while not self._stop.is_set():
+            try:
+                self._rest() if self._pass() == 0 else self._stay_awake()
+            except psycopg.Error as error:
+                self._disconnect()
+                if not isinstance(error, psycopg.OperationalError):
+                    log.exception("a pass of the relay failed; going on")
+                ride_out("the database", self._connect, (psycopg.OperationalError,), give_up=self._stop.is_set)
+        self._leave()
+
+    def _pass(self) -> int:
+        """One round over all queues. Returns how many jobs moved."""
+        tx = self._connected()
+        with self._database.watchdog.guard(tx, self._database.deadlines.call):
+            now = time.monotonic()
+            if now >= self._refresh_at:
+                self._refresh(tx)
+            if now >= self._look_again_at:
+                self._look_again(tx)
+            staged = outbox.stage(tx, CLAIM_ROWS)
+            metrics.STAGED.inc(staged)
+            moved = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
+            self._land(tx)
+        return staged + moved
+
+    def _carry(self, tx: psycopg.Connection[Any], queue: str) -> int:
+        window = self._windows[queue]
+        claimed = outbox.claim(tx, queue, list(self._crew.commands), self._short, window=window.size, limit=CLAIM_ROWS)
+        if not claimed:
+            return 0
+        reach("relay.after_claim")
+        self._claimed_at = time.monotonic()
+        window.note(len(claimed))
+        while len(self._flying) >= IN_FLIGHT:
+            self._land(tx, wait=True)
+        future = self._transport.publish(bundle(queue, claimed))
+        reach("relay.after_publish")
+        self._flying.append((claimed, future))
+        metrics.ANNOUNCED.labels(queue).inc(len(claimed))
+        return len(claimed)
+
+    def _land(self, tx: psycopg.Connection[Any], *, wait: bool = False) -> None:
+        """Look at the batches whose confirms are in, oldest first; `wait` for at least one."""
+        while self._flying and (wait or self._flying[0][1].done()):
+            _, future = self._flying.popleft()
+            unconfirmed = future.result()
+            reach("relay.after_confirm")
+            wait = False
+            if unconfirmed:
+                ids = [job.job_id for failed in unconfirmed for job in failed.message.jobs]
+                outbox.unmark(tx, ids)
+                metrics.UNCONFIRMED.inc(len(ids))
+                log.warning("not confirmed; to be announced again", jobs=len(ids), reason=unconfirmed[0].reason)
+                self._stop.wait(self._settings.poll)
+
+    def _refresh(self, tx: psycopg.Connection[Any]) -> None:
+        """Once a second: which commands somebody can run, which are short, which queues there are."""
+        self._refresh_at = time.monotonic() + REFRESH_EVERY
+        self._crew = workers.crew(tx, self._settings.lease)
+        self._short = workers.short_commands(tx, outbox.SHORT_MS)
+        for queue in workers.queues(tx):
+            self._windows.setdefault(queue, Window())
+        workers.heartbeat(tx, self._id)
+        for queue in self._windows:
+            metrics.LAG.labels(queue).set(outbox.oldest(tx, queue))
+
+    def _look_again(self, tx: psycopg.Connection[Any]) -> None:
+        """What was announced and seems lost is announced again (invariant 12)."""
+        self._look_again_at = time.monotonic() + LOOK_AGAIN_EVERY
+        for queue in self._windows:
+            empty = self._transport.depth(queue) == 0
+            again = outbox.announce_again(
+                tx, queue, begun=self._crew.begun.get(queue), empty=empty and self._empty_before.get(queue, False)
+            )
+            self._empty_before[queue] = empty
+            if again:
+                metrics.AGAIN.labels(queue).inc(again)
+                log.warning("announced and not begun; announcing again", queue=queue, jobs=again)
+
+    def _rest(self) -> None:
+        """Nothing to do: ask to be woken, look once more (something may have come in between), then wait for a while."""
+        self._busy_passes = 0
+        recent = time.monotonic() - self._claimed_at < WINDOW_SECONDS
+        if not self._asleep and not recent:
+            with self._database.watchdog.guard(self._connected(), self._database.deadlines.call):
+                workers.set_asleep(self._connected(), self._id, asleep=True)
+            self._asleep = True
+            return
+        assert self._listener is not None
+        # Short while work flows: a full window has room again soon, and confirms are outstanding.
+        pause = min(0.02, self._settings.poll) if recent or self._flying else self._settings.poll
+        for _ in self._listener.notifies(timeout=pause, stop_after=1):
+            break
+
+    def _stay_awake(self) -> None:
+        """A lone job leaves the mark as it is; only a stream of them makes waking superfluous."""
+        self._busy_passes += 1
+        if self._asleep and self._busy_passes > BUSY_PASSES:
+            workers.set_asleep(self._connected(), self._id, asleep=False)
+            self._asleep = False
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            ride_out("the database", self._connect, (psycopg.OperationalError,), give_up=self._stop.is_set)
+        assert self._connection is not None
+        return self._connection
+
+    def _connect(self) -> None:
+        # A mark that is lost in a crash costs a doubled message, which finds nothing to begin: no need to wait for the disk.
+        connection = self._database.connect(durable=False)
+        workers.register(connection, self._id, "relay", RELEASE)
+        listener = self._database.connect()
+        listener.execute("set idle_session_timeout = 0")
+        listener.execute(f"listen {workers.CHANNEL}")
+        self._connection, self._listener, self._asleep = connection, listener, False
+
+    def _disconnect(self) -> None:
+        for connection in (self._connection, self._listener):
+            if connection is not None:
+                connection.close()
+        self._connection = self._listener = None
+
+    def _leave(self) -> None:
+        """What is in flight may still be confirmed; what is not is announced again by whoever comes next."""
+        try:
+            tx = self._connected()
+            while self._flying:
+                self._land(tx, wait=True)
+            workers.stop(tx, self._id)
+        except psycopg.Error as error:
+            log.warning("the relay leaves without good-bye", error=str(error).strip())
+        self._disconnect()
+
+
+def bundle(queue: str, claimed: Sequence[Claimed]) -> list[Message]:
+    """Put the jobs of one claim into messages: short ones by tens when there are many, all others and suspects one by one."""
+    together = [row for row in claimed if row.short and not row.solo]
+    size = max(1, min(MESSAGE_JOBS, len(together) // FEW))
+    alone = [row for row in claimed if not row.short or row.solo]
+    groups = [together[at : at + size] for at in range(0, len(together), size)] + [[row] for row in alone]
+    return [Message(queue, tuple(Announcement(row.job_id, row.attempt, row.traceparent) for row in group)) for group in groups]
+
+
+def forget_announcements(database: Database) -> Callable[[], None]:
+    """What to do when the broker remembers nothing: everything announced and not begun is to be announced again."""
+
+    def forget() -> None:
+        with database.plumbing() as tx:
+            log.warning("announcing everything again", jobs=outbox.unmark_all(tx))
+
+    return forget

@@ -1,0 +1,24 @@
+"""`haulier relay`: one relay as a process, until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+from config.settings import Settings
+from config.transport.rabbitmq import RabbitmqTransport
+from ledger.connection import Database
+from producers.relay.relay import Relay, forget_announcements
+
+
+def relay(settings: Settings, queues: Sequence[str]) -> int:
+    """Carry until told to stop. Returns the exit code."""
+    database = Database(settings.need_database(), size=1, name="haulier relay")
+    transport = RabbitmqTransport(settings.need_broker(), queues, forget_announcements(database))
+    running = Relay(settings, database, transport)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: running.stop())
+    running.run()
+    transport.close()
+    database.close()
+    return 0

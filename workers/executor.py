@@ -1,0 +1,312 @@
+"""Carry out one delivery on one worker thread: begin the set, acknowledge, run each job, settle.
+
+The deliveries are acknowledged once begin has committed: from there the lease carries the jobs, not RabbitMQ.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg
+import structlog
+from psycopg import OperationalError
+from pydantic import BaseModel
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from config.failpoints import reach
+from config.outage import ride_out
+from config.transport.message import Message
+from ledger import attempts, jobs
+from ledger.attempts import Begun, End, Lease, LeaseLostError, Success
+from ledger.connection import Database
+from pipelines.command import Handler, Rejected, Snooze
+from workers import metrics, outcome
+from workers.delivery import Delivery
+from workers.outcome import CutShortError
+from workers.run import AttemptRun
+from workers.running import Running
+from workers.slots import Slots
+
+log = structlog.get_logger()
+
+#: Seconds for which a finished job's success may wait for its neighbours, to be written with theirs.
+GATHER = 0.02
+
+
+class Executor:
+    """What the threads of one worker process share."""
+
+    def __init__(
+        self,
+        worker_id: UUID,
+        database: Database,
+        handlers: Mapping[str, Handler],
+        running: Running,
+        slots: Slots,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.worker_id = worker_id
+        self.begun_through: dict[str, float] = {}
+        self._database = database
+        self._handlers = handlers
+        self._timeouts = {name: handler.timeout for name, handler in handlers.items()}
+        self._running = running
+        self._slots = slots
+        self._stopping = stopping
+        self._tenants: dict[int, str] = {}
+        self._free_slots = list(range(slots.threads))
+        self._local = threading.local()
+
+    def execute(self, delivery: Delivery) -> None:
+        """Never raises for what a job does. Waits for a database that is away; raises OperationalError when told to stop meanwhile."""
+        message = delivery.message
+        reach("worker.before_begin")
+        begun, announced_at = self._begin(message)
+        reach("worker.after_begin")
+        delivery.acknowledge()
+        reach("worker.after_acknowledge")
+        if announced_at is not None:
+            self.begun_through[message.queue] = max(announced_at, self.begun_through.get(message.queue, 0.0))
+        if len(begun) < len(message.jobs):
+            self._decline(message, begun)
+        self._run_all(begun)
+
+    def run_here(self, job: Begun) -> None:
+        """Run one job that is already begun, and write its end: what a solo process does."""
+        success = self._run_one(job)
+        if success is not None:
+            self._complete([success])
+
+    def _begin(self, message: Message) -> tuple[list[Begun], float | None]:
+        expected = [(job.job_id, job.attempt) for job in message.jobs]
+        return ride_out(
+            "the database",
+            lambda: self._plainly(lambda tx: attempts.begin(tx, self.worker_id, expected, self._timeouts)),
+            (OperationalError,),
+            give_up=self._stopping,
+        )
+
+    def _decline(self, message: Message, begun: Sequence[Begun]) -> None:
+        taken = {job.job_id for job in begun}
+        left = [job.job_id for job in message.jobs if job.job_id not in taken]
+        unknown = self._plainly(lambda tx: attempts.decline(tx, left, list(self._handlers)))
+        metrics.DUPLICATES.inc(len(left) - unknown)
+        if unknown:
+            log.info("commands that this worker does not know; they are announced again", jobs=unknown)
+
+    def _run_all(self, begun: Sequence[Begun]) -> None:
+        """Run a set in order. Successes without a transaction of their own are written together."""
+        finished: list[Success] = []
+        first = 0.0
+        for at, job in enumerate(begun):
+            if self._stopping() and at > 0:
+                self._hand_back(begun[at:])
+                break
+            success = self._run_solo(job) if job.solo else self._run_one(job)
+            if success is not None:
+                first = first if finished else time.monotonic()
+                finished.append(success)
+            if finished and time.monotonic() - first > GATHER:
+                self._complete(finished)
+                finished = []
+        if finished:
+            self._complete(finished)
+
+    def _run_one(self, job: Begun) -> Success | None:
+        """One attempt. Returns a success that is still to be written, or None: its end is written."""
+        local = self._threads_own()
+        handler = self._handlers[job.command]
+        lease = Lease(job.job_id, job.attempt, self.worker_id)
+        run = AttemptRun(job, lease, self._tenant(job.tenant_id), handler.timeout, local.plumbing(), local.handlers, self._handlers)
+        self._slots.enter(local.slot, job.job_id)
+        entry = self._running.enter(lease, run, handler.timeout)
+        started = time.perf_counter()
+        try:
+            command = handler.command.model_validate_json(job.payload)
+            found = handler.function(command, run)
+            if isinstance(found, Rejected | Snooze):
+                end: object = found
+            else:
+                return self._succeed(run, lease, found)
+        except LeaseLostError as lost:
+            run.roll_back()
+            metrics.LEASES_LOST.inc()
+            log.warning("lease lost; what this attempt wrote is rolled back", job=str(lost))
+            return None
+        except (OperationalError, DBAPIError) as error:
+            end = self._cut_short(error)
+        except Exception as error:
+            end = error
+        finally:
+            self._running.leave(entry)
+            self._slots.leave(local.slot)
+            metrics.observe_run(job.command, time.perf_counter() - started)
+        self._roll_back(run)
+        self._settle(outcome.judge(handler, job, self.worker_id, end, run.lines))
+        return None
+
+    def _succeed(self, run: AttemptRun, lease: Lease, found: object) -> Success | None:
+        """Write the follow-ups and the completion in the handler's own transaction; without one, leave it to the set."""
+        result = _json(found)
+        follow_ups = run.take_submitted()
+        if run.open is None and not follow_ups:
+            return Success(lease.job_id, lease.attempt, result, run.lines)
+        with run.transaction() as connection:
+            driver: psycopg.Connection[Any] = connection.connection.driver_connection  # pyright: ignore[reportAssignmentType]
+            if follow_ups:
+                _in_transaction(connection)
+                jobs.submit(driver, follow_ups)
+            reach("worker.before_settle")
+            _in_transaction(connection)
+            attempts.complete(driver, lease, result, run.lines)
+            connection.commit()
+        run.open = None
+        reach("worker.after_settle")
+        metrics.ENDED.labels("succeeded").inc()
+        return None
+
+    def _complete(self, finished: Sequence[Success]) -> None:
+        reach("worker.before_settle")
+        held = self._riding_out(lambda tx: attempts.complete_many(tx, self.worker_id, finished))
+        reach("worker.after_settle")
+        metrics.ENDED.labels("succeeded").inc(len(held))
+        if len(held) < len(finished):
+            metrics.LEASES_LOST.inc(len(finished) - len(held))
+            lost = [str(success.job_id) for success in finished if success.job_id not in held]
+            log.warning("leases lost; these results are dropped", jobs=lost[:10], count=len(lost))
+
+    def _settle(self, end: End) -> None:
+        reach("worker.before_settle")
+        written = self._riding_out(lambda tx: attempts.settle(tx, [end]))
+        reach("worker.after_settle")
+        if not written:
+            metrics.LEASES_LOST.inc()
+            log.warning("lease lost; this attempt's end is not written", job=str(end.job_id), attempt=end.attempt)
+            return
+        metrics.ENDED.labels(end.kind).inc()
+        log.info(f"attempt {end.kind}", job=str(end.job_id), attempt=end.attempt, state=written[end.job_id], reason=end.reason)
+
+    def _hand_back(self, left: Sequence[Begun]) -> None:
+        """Begun and not started, and this process is stopping: queued again, blamed for nothing."""
+        ends = [End(job.job_id, job.attempt, self.worker_id, "queued", "handed_back", solo=job.solo) for job in left]
+        self._riding_out(lambda tx: attempts.settle(tx, ends))
+
+    def _run_solo(self, job: Begun) -> None:
+        """Run a suspect in a process of its own: if it takes that process down, the failure is its own and nobody else's."""
+        handler = self._handlers[job.command]
+        order = orjson.dumps({"job_id": job.job_id, "attempt": job.attempt, "worker_id": self.worker_id})
+        lease = Lease(job.job_id, job.attempt, self.worker_id)
+        entry = self._running.enter(lease, None, handler.timeout + outcome_grace())
+        process = subprocess.Popen([sys.executable, "-m", "workers.solo"], stdin=subprocess.PIPE)
+        try:
+            process.communicate(order, timeout=handler.timeout + outcome_grace())
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        finally:
+            self._running.leave(entry)
+        if process.returncode:
+            how = f"its process ended by signal {-process.returncode}" if process.returncode < 0 else f"its process exited with {process.returncode}"
+            end = outcome.fail(handler, job, self.worker_id, outcome.crashed(how), None, None, "crashed")
+            self._settle(End(**{**_fields(end), "solo": True}))
+
+    def _cut_short(self, error: Exception) -> Exception:
+        """A broken connection is nobody's fault; a statement that failed is the handler's."""
+        broken = error.connection_invalidated if isinstance(error, DBAPIError) else self._threads_own().is_broken()
+        return CutShortError(f"the database went away: {error}") if broken else error
+
+    def _roll_back(self, run: AttemptRun) -> None:
+        try:
+            run.roll_back()
+        except (OperationalError, DBAPIError):
+            self._threads_own().reset()  # the server rolls back by itself when the connection is gone
+            run.open = None
+
+    def _tenant(self, tenant_id: int) -> str:
+        if tenant_id not in self._tenants:
+            self._tenants.update(self._plainly(lambda tx: tx.execute("select id, slug from haulier.tenants").fetchall()))
+        return self._tenants[tenant_id]
+
+    def _plainly(self, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+        """One use of the thread's plumbing connection; one that broke is replaced before the next."""
+        local = self._threads_own()
+        connection = local.plumbing()
+        try:
+            with self._database.watchdog.guard(connection, self._database.deadlines.call):
+                return call(connection)
+        except OperationalError:
+            local.reset()
+            raise
+
+    def _riding_out(self, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+        """For the end of an attempt: it is written as soon as the database is back (and the fence says whether it still counts)."""
+        return ride_out("the database", lambda: self._plainly(call), (OperationalError,))
+
+    def _threads_own(self) -> ThreadConnections:
+        own: ThreadConnections | None = getattr(self._local, "own", None)
+        if own is None:
+            own = self._local.own = ThreadConnections(self._database, self._free_slots.pop())
+        return own
+
+
+class ThreadConnections:
+    """A worker thread's two connections, kept open between jobs: the plumbing's in autocommit, and the handlers'."""
+
+    def __init__(self, database: Database, slot: int) -> None:
+        self.slot = slot
+        self._database = database
+        self._plumbing: psycopg.Connection[Any] | None = None
+        self._handlers: Connection | None = None
+
+    def plumbing(self) -> psycopg.Connection[Any]:
+        if self._plumbing is None or self._plumbing.closed:
+            self._plumbing = self._database.connect()
+        return self._plumbing
+
+    def handlers(self) -> Connection:
+        if self._handlers is None or self._handlers.closed or self._handlers.invalidated:
+            self._handlers = self._database.handlers.connect()
+        return self._handlers
+
+    def is_broken(self) -> bool:
+        return self._plumbing is not None and (self._plumbing.closed or self._plumbing.broken)
+
+    def reset(self) -> None:
+        if self._plumbing is not None:
+            self._plumbing.close()
+            self._plumbing = None
+        if self._handlers is not None:
+            self._handlers.invalidate()
+            self._handlers.close()
+            self._handlers = None
+
+
+def outcome_grace() -> float:
+    """Seconds that a solo process may take beyond the handler's own limit, to start and to settle."""
+    return 10.0
+
+
+def _in_transaction(connection: Connection) -> None:
+    """The ledger writes through the driver: see to it that its transaction has begun for SQLAlchemy as well, so that commit commits."""
+    if not connection.in_transaction():
+        connection.begin()
+
+
+def _json(found: object) -> str | None:
+    if found is None:
+        return None
+    if isinstance(found, BaseModel):
+        return found.model_dump_json()
+    return orjson.dumps(found).decode()
+
+
+def _fields(end: End) -> dict[str, Any]:
+    return {name: getattr(end, name) for name in End.__dataclass_fields__}

@@ -1,0 +1,32 @@
+"""What a worker counts. Every name begins with haulier_; no label names a tenant."""
+
+from __future__ import annotations
+
+import threading
+
+from prometheus_client import Counter, Histogram
+
+ENDED = Counter("haulier_attempts_ended_total", "Attempts by how they ended", ["outcome"])
+DUPLICATES = Counter("haulier_duplicates_suppressed_total", "Announcements that found nothing to begin")
+LEASES_LOST = Counter("haulier_leases_lost_total", "Ends that were not written because another attempt holds the job")
+RESCUED = Counter("haulier_jobs_rescued_total", "Jobs taken back from workers that are gone")
+ORPHANS = Counter("haulier_orphan_messages_total", "Deliveries that name no readable job", ["queue"])
+RUN_SECONDS = Histogram("haulier_run_seconds", "How long handlers run", ["command"])
+
+_lock = threading.Lock()
+_sums: dict[str, tuple[int, float]] = {}
+
+
+def observe_run(command: str, seconds: float) -> None:
+    RUN_SECONDS.labels(command).observe(seconds)
+    with _lock:
+        count, total = _sums.get(command, (0, 0.0))
+        _sums[command] = (count + 1, total + seconds)
+
+
+def take_means() -> dict[str, float]:
+    """Mean milliseconds by command since the last call: what the relay sizes messages by."""
+    with _lock:
+        sums = dict(_sums)
+        _sums.clear()
+    return {command: 1000 * total / count for command, (count, total) in sums.items()}

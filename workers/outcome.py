@@ -1,0 +1,129 @@
+"""From what a handler returned or raised to what the ledger shall write: one line for each case."""
+
+from __future__ import annotations
+
+import traceback
+from uuid import UUID
+
+import orjson
+from pydantic import ValidationError
+
+from ledger.attempts import Begun, End
+from ledger.workers import Lapsed
+from pipelines.command import CommandError, Handler, Rejected, Retry, Snooze, Snoozed
+
+#: Longer messages and tracebacks are cut in the middle: both ends tell most.
+KEPT_CHARACTERS = 8_000
+#: So many interruptions that were nobody's fault are believed; after that they count as failures.
+INTERRUPTIONS = 20
+
+
+class NeedsReviewError(Exception):
+    """A call whose outcome nobody knows, to a service that takes no key: a person must look before the job may run again."""
+
+
+class CutShortError(Exception):
+    """The attempt was cut short by no fault of the job: a shutdown, or the database going away."""
+
+
+def judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, log: str | None) -> End:
+    """What becomes of an attempt that did not simply succeed. `found`: what the handler returned (Rejected, Snooze) or raised."""
+
+    def end(state: str, kind: str, **facts: object) -> End:
+        return End(begun.job_id, begun.attempt, worker_id, state, kind, log=log, **facts)  # pyright: ignore[reportArgumentType]
+
+    match found:
+        case Rejected(message, code):
+            return end("rejected", "rejected", error=_error(code, message))
+        case Snooze(seconds=seconds) | Snoozed(seconds=seconds):
+            return end("scheduled", "snoozed", wait=max(0.0, seconds))
+        case ValidationError():
+            return end("dead", "died", reason="invalid", error=_error("invalid", _problems(found)))
+        case NeedsReviewError():
+            return end("dead", "died", reason="needs_review", error=_raised(found, "needs_review"))
+        case CutShortError() if begun.attempt - begun.failures < INTERRUPTIONS:
+            return end("scheduled", "interrupted", wait=1.0, solo=begun.solo)
+        case Exception() if isinstance(found, handler.rejects):
+            return end("rejected", "rejected", error=_error(code_of(found), str(found)))
+        case Exception() if isinstance(found, handler.buries):
+            return end("dead", "died", reason="permanent", blame=True, error=_raised(found, code_of(found)))
+        case Exception() if (wait := _snooze(handler, found)) is not None:
+            return end("scheduled", "snoozed", wait=wait)
+        case BaseException():
+            return fail(handler, begun, worker_id, _raised(found, code_of(found)), getattr(found, "retry_after", None), log)
+        case _:
+            raise TypeError(f"neither an exception nor Rejected nor Snooze: {found!r}")
+
+
+def fail(
+    handler: Handler, begun: Begun, worker_id: UUID, error: str, retry_after: float | None, log: str | None, reason: str = "exhausted"
+) -> End:
+    """A failure: another attempt after backoff (at least what the other side asked for), or a dead letter when it was the last."""
+    failures = begun.failures + 1
+    if failures >= begun.max_failures:
+        return End(begun.job_id, begun.attempt, worker_id, "dead", "died", reason, blame=True, error=error, log=log)
+    wait = max(handler.retry.backoff(failures), retry_after or 0.0)
+    return End(begun.job_id, begun.attempt, worker_id, "scheduled", "failed", blame=True, wait=wait, error=error, log=log)
+
+
+def lapse(lapsed: Lapsed, retry: Retry, *, guilty: bool) -> End:
+    """What becomes of a job whose worker is gone (or that is past its deadline under a live one).
+
+    Nobody knows whether the job took its process down: it runs next alone, and only a crash there counts. `guilty=False`: it had not
+    even started.
+    """
+    job_id, attempt, worker_id = lapsed.job_id, lapsed.attempt, lapsed.worker_id
+    if not guilty:
+        return End(job_id, attempt, worker_id, "queued", "handed_back", solo=lapsed.solo)
+    if not lapsed.late and not lapsed.solo:
+        return End(job_id, attempt, worker_id, "queued", "rescued", solo=True)
+    reason = "timeout" if lapsed.late else "crashed"
+    error = timed_out() if lapsed.late else crashed("its worker died while it ran alone")
+    failures = lapsed.failures + 1
+    if failures >= lapsed.max_failures:
+        return End(job_id, attempt, worker_id, "dead", "died", reason, blame=True, error=error)
+    wait = retry.backoff(failures)
+    return End(job_id, attempt, worker_id, "scheduled", "failed", blame=True, wait=wait, solo=not lapsed.late, error=error)
+
+
+def timed_out() -> str:
+    return _error("timeout", "the attempt took longer than its command allows")
+
+
+def crashed(how: str) -> str:
+    return _error("crashed", how)
+
+
+def code_of(error: BaseException) -> str:
+    return error.code if isinstance(error, CommandError) else "unexpected"
+
+
+def _snooze(handler: Handler, error: BaseException) -> float | None:
+    return next((seconds for kind, seconds in handler.snoozes.items() if isinstance(error, kind)), None)
+
+
+def _problems(error: ValidationError) -> str:
+    found = ("/payload/" + "/".join(str(part) for part in problem["loc"]) + ": " + problem["msg"] for problem in error.errors())
+    return "the payload does not satisfy the command's schema: " + "; ".join(found)
+
+
+def _raised(error: BaseException, code: str) -> str:
+    trace = "".join(traceback.format_exception(error))
+    return _error(code, str(error) or type(error).__name__, type=type(error).__qualname__, traceback=_cut(trace))
+
+
+def _error(code: str, message: str, **more: str) -> str:
+    clean = {name: _storable(text) for name, text in {"code": code, "message": _cut(message), **more}.items()}
+    return orjson.dumps(clean).decode()
+
+
+def _storable(text: str) -> str:
+    """Without what Postgres refuses in jsonb: NUL and lone surrogates (an exception's text may hold anything)."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def _cut(text: str) -> str:
+    if len(text) <= KEPT_CHARACTERS:
+        return text
+    half = KEPT_CHARACTERS // 2
+    return f"{text[:half]}\n… {len(text) - KEPT_CHARACTERS} characters left out …\n{text[-half:]}"

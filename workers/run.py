@@ -1,0 +1,176 @@
+"""One attempt as its handler sees it: the `Run` of `pipelines.run`, on the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import orjson
+import psycopg
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from config.failpoints import reach
+from config.ids import uuid7
+from ledger import attempts, calls, jobs
+from ledger.attempts import Begun, Lease
+from pipelines.command import Command, Handler, Snoozed
+from pipelines.run import Refused
+from workers.outcome import NeedsReviewError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = structlog.get_logger()
+
+#: Log lines kept of an attempt, and characters of one.
+KEPT_LINES = 100
+KEPT_CHARACTERS = 1_000
+#: Seconds between two writes of progress.
+PROGRESS_EVERY = 0.5
+
+
+class AttemptRun:
+    """See `pipelines.run.Run`. `plumbing` is the thread's own connection in autocommit, `connect` its connection for handlers."""
+
+    def __init__(
+        self,
+        begun: Begun,
+        lease: Lease,
+        tenant: str,
+        timeout: float,
+        plumbing: psycopg.Connection[Any],
+        connect: Callable[[], Connection],
+        handlers: Mapping[str, Handler],
+    ) -> None:
+        self._begun = begun
+        self.lease = lease
+        self.tenant = tenant
+        self.deadline = datetime.now(UTC) + timedelta(seconds=timeout)
+        self.cancelled = False
+        self.open: Connection | None = None
+        self._session: Session | None = None
+        self._plumbing = plumbing
+        self._connect = connect
+        self._handlers = handlers
+        self._lines: list[dict[str, Any]] = []
+        self._shown_at = 0.0
+        self._submitted: list[jobs.Submission] = []
+
+    @property
+    def job_id(self) -> UUID:
+        return self._begun.job_id
+
+    @property
+    def root_id(self) -> UUID:
+        return self._begun.root_id
+
+    @property
+    def attempt(self) -> int:
+        return self._begun.attempt
+
+    @property
+    def driver(self) -> psycopg.Connection[Any] | None:
+        """The driver's connection under the open transaction, or None: where the attempt's end is written, and what a timeout cancels."""
+        return cast("psycopg.Connection[Any]", self.open.connection.driver_connection) if self.open is not None else None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        if self.open is None:
+            self.open = self._connect()
+        yield self.open
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        with self.transaction() as connection:
+            if self._session is None:
+                self._session = Session(bind=connection)
+            yield self._session
+            self._session.flush()
+
+    def submit(self, command: Command, *, priority: int | None = None, delay: float = 0) -> UUID:
+        handler = self._handlers.get(command.command_name)
+        if handler is None:
+            raise LookupError(f"{command.command_name} is in no table of handlers; nothing was submitted")
+        wish = jobs.Submission(
+            id=uuid7(),
+            tenant_id=self._begun.tenant_id,
+            command=handler.name,
+            queue=handler.queue,
+            payload=command.model_dump_json(exclude_unset=True).encode(),
+            max_failures=handler.retry.max_failures,
+            priority=self._begun.priority if priority is None else priority,
+            delay=delay,
+            parent_id=self._begun.job_id,
+            root_id=self._begun.root_id,
+            traceparent=self._begun.traceparent,
+        )
+        self._submitted.append(wish)
+        return wish.id
+
+    def take_submitted(self) -> list[jobs.Submission]:
+        """The follow-ups, to be written with the completion."""
+        submitted, self._submitted = self._submitted, []
+        return submitted
+
+    def once(self, step: str, call: Callable[[str], Any], *, honours_key: bool = True) -> Any:
+        if self.open is not None:
+            raise RuntimeError(f"run.once({step!r}) inside an open transaction would hold its locks during the call; call it before")
+        generation = self._begun.generation
+        earlier = calls.find(self._plumbing, self.job_id, step, generation)
+        if earlier is not None and earlier.state == "done":
+            return earlier.result
+        if earlier is not None and earlier.state == "intended" and not honours_key:
+            raise NeedsReviewError(f"attempt {earlier.attempt} called {step!r} and its outcome is unknown; the service takes no key")
+        calls.intend(self._plumbing, self.lease, step, generation, honours_key=honours_key)
+        reach("worker.before_call")
+        try:
+            result = call(f"{self.job_id}:{step}:{generation}")
+        except Refused:
+            calls.record(self._plumbing, self.job_id, step, generation, "refused", None)
+            raise
+        reach("worker.after_call")
+        calls.record(self._plumbing, self.job_id, step, generation, "done", orjson.dumps(result).decode())
+        return result
+
+    def progress(self, done: int, total: int, message: str = "") -> None:
+        now = time.monotonic()
+        if done < total and now - self._shown_at < PROGRESS_EVERY:
+            return
+        self._shown_at = now
+        value = orjson.dumps({"done": done, "total": total, "message": message[:KEPT_CHARACTERS]}).decode()
+        attempts.keep_progress(self._plumbing, self.lease, value)
+
+    def checkpoint(self, value: Any) -> None:
+        attempts.keep_checkpoint(self._plumbing, self.lease, orjson.dumps(value).decode())
+
+    @property
+    def restored(self) -> Any:
+        return attempts.restored(self._plumbing, self.job_id) if self._begun.attempt > 1 else None
+
+    def log(self, message: str, **facts: Any) -> None:
+        log.info(message[:KEPT_CHARACTERS], job=str(self.job_id), attempt=self.attempt, **facts)
+        if len(self._lines) < KEPT_LINES:
+            self._lines.append({"at": datetime.now(UTC), "message": message[:KEPT_CHARACTERS], **facts})
+
+    @property
+    def lines(self) -> str | None:
+        """The kept log lines as JSON text."""
+        return orjson.dumps(self._lines, default=repr).decode() if self._lines else None
+
+    def snooze(self, seconds: float) -> None:
+        raise Snoozed(seconds)
+
+    def roll_back(self) -> None:
+        """Undo what the handler wrote; its follow-ups go with it."""
+        self._submitted.clear()
+        if self._session is not None:
+            self._session.close()
+        if self.open is not None:
+            self.open.rollback()
+            self.open = None

@@ -1,0 +1,118 @@
+"""`haulier work`: N worker processes, each replaced when it dies, and what it held taken back at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import psycopg
+import structlog
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from config.settings import Settings
+from ledger.connection import Database
+from pipelines.load import load
+from workers import recovery
+from workers.slots import Slots
+from workers.unit import REPLACE_ME
+
+log = structlog.get_logger()
+
+#: A process that lived for less than this (seconds) is replaced only after a pause, doubling up to the cap.
+SHORT_LIFE = 5.0
+LONGEST_PAUSE = 10.0
+
+
+class Post:
+    """One place in the runner: the process that stands there now, and its slots."""
+
+    def __init__(self, threads: int) -> None:
+        self.slots = Slots.create(threads)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_at = 0.0
+        self.start_after = 0.0
+        self.pause = 0.0
+
+
+class Runner:
+    def __init__(self, settings: Settings, queues: Sequence[str], processes: int, threads: int) -> None:
+        self._settings = settings
+        self._queues = list(queues)
+        self._posts = [Post(threads) for _ in range(processes)]
+        self._database = Database(settings.need_database(), size=1, name="haulier runner")
+        self._handlers = load(settings.handlers)
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> int:
+        """Until told to stop; returns the exit code: 0 when every process left in order."""
+        while not self._stop.wait(0.05):
+            for post in self._posts:
+                self._look_after(post)
+        return self._drain()
+
+    def _look_after(self, post: Post) -> None:
+        if post.process is not None and post.process.poll() is not None:
+            self._bury(post, post.process.returncode)
+        if post.process is None and time.monotonic() >= post.start_after:
+            self._start(post)
+
+    def _start(self, post: Post) -> None:
+        order = json.dumps({"slots": post.slots.descriptor, "threads": post.slots.threads, "queues": self._queues})
+        post.process = subprocess.Popen([sys.executable, "-m", "workers.unit", order], pass_fds=[post.slots.descriptor])
+        post.started_at = time.monotonic()
+
+    def _bury(self, post: Post, code: int) -> None:
+        """The process is gone: take back what it held, and make room for its successor."""
+        if code not in (0, REPLACE_ME):
+            log.error("worker process died; it is replaced", pid=post.process.pid if post.process else None, code=code)
+        self._take_back(post)
+        lived = time.monotonic() - post.started_at
+        post.pause = 0.0 if lived > SHORT_LIFE else min(max(0.2, post.pause * 2), LONGEST_PAUSE)
+        post.start_after = time.monotonic() + post.pause
+        post.process = None
+
+    def _take_back(self, post: Post) -> None:
+        worker_id, suspects = post.slots.read()
+        if worker_id is None:
+            return
+        try:
+            with self._database.plumbing() as tx, tx.transaction():
+                recovery.recover(tx, worker_id, suspects, self._handlers)
+        except (psycopg.Error, PoolTimeoutError) as error:
+            log.warning("could not take its jobs back; upkeep will", worker=str(worker_id), error=str(error).strip())
+
+    def _drain(self) -> int:
+        alive = [post.process for post in self._posts if post.process is not None]
+        for process in alive:
+            process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + self._settings.drain + 5
+        for post in self._posts:
+            if post.process is None:
+                continue
+            try:
+                post.process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                post.process.kill()
+                post.process.wait()
+            if post.process.returncode not in (0, REPLACE_ME):
+                self._take_back(post)
+        self._database.close()
+        return 0 if all(process.returncode in (0, REPLACE_ME) for process in alive) else 1
+
+
+def work(settings: Settings, queues: Sequence[str]) -> int:
+    """Run until SIGTERM or SIGINT."""
+    runner = Runner(settings, queues, settings.processes, settings.threads)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: runner.stop())
+    log.info("runner started", pid=os.getpid(), processes=settings.processes, threads=settings.threads, queues=list(queues))
+    return runner.run()

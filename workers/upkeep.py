@@ -1,0 +1,116 @@
+"""Upkeep: rescue what a dead worker held, cancel what has expired, move finished families to the archive and drop its old days.
+
+Any number of copies: each tick runs in one transaction that first asks for a lock, and does nothing when another copy has it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg import Connection
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from config.failpoints import reach
+from config.ids import uuid7
+from config.settings import RELEASE, Settings
+from ledger import archive, outbox, workers
+from ledger.connection import Database
+from pipelines.command import Handler
+from workers import recovery
+
+log = structlog.get_logger()
+
+#: "upke": the lock of upkeep's tick, held by its transaction and never by a session.
+LOCK = 0x75706B65
+#: Seconds past its deadline after which an attempt is ended even under a live heartbeat (its own watcher comes first).
+GRACE = 10.0
+#: Seconds between two sweeps through the old end of the jobs table.
+SWEEP_EVERY = 30.0
+
+
+class Upkeep:
+    def __init__(self, settings: Settings, database: Database, handlers: Mapping[str, Handler]) -> None:
+        self._settings = settings
+        self._database = database
+        self._handlers = handlers
+        self._id = uuid7()
+        self._stop = threading.Event()
+        self._connected_since: float | None = None
+        self._swept_to: UUID | None = None
+        self._sweep_at = 0.0
+        self._day_seen: object = None
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Tick until told to stop."""
+        away = False
+        while not self._stop.wait(self._settings.tick):
+            try:
+                with self._database.plumbing() as tx:
+                    self._register(tx)
+                    self.tick(tx)
+                if away:
+                    log.info("upkeep reaches the database again")
+                away = False
+            except (psycopg.Error, PoolTimeoutError) as error:
+                self._connected_since = None
+                if not away:
+                    log.warning("upkeep does not reach the database", error=str(error).strip())
+                away = True
+
+    def tick(self, tx: Connection[Any]) -> None:
+        """One look at everything. Each part is a transaction of its own, so that none holds locks for long."""
+        self._locked(tx, self._rescue)
+        self._locked(tx, lambda t: outbox.expire(t, 500))
+        if time.monotonic() >= self._sweep_at:
+            self._locked(tx, self._tidy)
+            self._locked(tx, self._sweep)
+
+    def _locked(self, tx: Connection[Any], part: Any) -> None:
+        with tx.transaction():
+            row = tx.execute("select pg_try_advisory_xact_lock(%s)", (LOCK,)).fetchone()
+            if row and row[0]:
+                part(tx)
+
+    def _register(self, tx: Connection[Any]) -> None:
+        if self._connected_since is None:
+            workers.register(tx, self._id, "upkeep", RELEASE)
+            self._connected_since = time.monotonic()
+        else:
+            workers.heartbeat(tx, self._id)
+
+    def _rescue(self, tx: Connection[Any]) -> None:
+        """Only after a full lease of uninterrupted connection: right after an outage every lease looks dead."""
+        if self._connected_since is None or time.monotonic() - self._connected_since < self._settings.lease:
+            return
+        lapsed = workers.lapsed(tx, self._settings.lease, GRACE)
+        if lapsed:
+            recovery.take_back(tx, lapsed, self._handlers)
+            reach("upkeep.after_rescue")
+
+    def _tidy(self, tx: Connection[Any]) -> None:
+        today = datetime.now(UTC).date()
+        if self._day_seen != today:
+            archive.open_partitions(tx, today)
+            dropped = archive.drop_partitions(tx, today - timedelta(days=self._settings.retention_days))
+            if dropped:
+                log.info("old archive days dropped", partitions=dropped)
+            self._day_seen = today
+        archive.forget_keys(tx)
+        workers.forget_old(tx)
+
+    def _sweep(self, tx: Connection[Any]) -> None:
+        """Move one step's worth of finished families; rest when the newest end is reached."""
+        step = archive.archive(tx, timedelta(seconds=self._settings.archive_after), self._swept_to)
+        self._swept_to = step.after
+        if step.after is None:
+            self._sweep_at = time.monotonic() + SWEEP_EVERY
