@@ -121,7 +121,7 @@ class Database:
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": int(self.deadlines.call * 1000),
-            "options": " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items()),
+            "options": " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items()) + " -c search_path=public",
             "prepare_threshold": 0,
         }
 

@@ -74,10 +74,11 @@ class Claimed:
 SHORT_MS = 5.0
 
 # Only what some live worker knows: a release that nobody runs yet would bounce from worker to worker.
-# And only as much as keeps the queue in RabbitMQ shallow: `window` less what is announced and not begun.
+# And only as much as keeps the queue in RabbitMQ shallow: `window` less what is announced and not begun; not before a quarter of it
+# is free, or each refill would be a job or two, and so would be the messages and every set behind them.
 CLAIM = """
 with room as materialized (
-    select greatest(0, least(%(limit)s, %(window)s - count(*))) as rows
+    select case when count(*) <= %(window)s * 3 / 4 then least(%(limit)s, %(window)s - count(*)) else 0 end as rows
       from (select from haulier.outbox where queue = %(queue)s and announced_at is not null limit %(window)s) announced),
 next as materialized (
     select o.job_id, o.command from haulier.outbox o

@@ -35,7 +35,7 @@ CLAIM_ROWS = 500
 IN_FLIGHT = 4
 MESSAGE_JOBS = 50
 #: Below this many rows at once each gets a message of its own, so that idle workers share them.
-FEW = 8
+FEW = 4
 #: Seconds between two looks for lost announcements, and between two looks at the crew.
 LOOK_AGAIN_EVERY = 5.0
 REFRESH_EVERY = 1.0
