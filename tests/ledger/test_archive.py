@@ -1,0 +1,63 @@
+"""The archive: whole families leave, are read as before, and go with their day."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ledger import archive, attempts, reading
+from ledger.attempts import Lease
+from tests.ledger.conftest import Books
+
+pytestmark = pytest.mark.every_postgres
+
+
+def test_a_finished_job_reads_the_same_from_the_archive(books: Books):
+    lease = books.running()
+    attempts.complete(books.tx, lease, '{"ok": true}', '[{"message": "hello"}]')
+    archive.open_partitions(books.tx, datetime.now(UTC).date())
+    before = (reading.job(books.tx, lease.job_id, None), reading.timeline(books.tx, lease.job_id), reading.attempts(books.tx, lease.job_id))
+
+    step = archive.archive(books.tx, timedelta(0), None)
+
+    assert (step.seen, step.moved) == (1, 1)
+    after = (reading.job(books.tx, lease.job_id, None), reading.timeline(books.tx, lease.job_id), reading.attempts(books.tx, lease.job_id))
+    assert after == before
+    assert books.count("jobs") == books.count("events") == books.count("attempts") == 0
+
+
+def test_a_family_stays_until_all_of_it_has_ended_well(books: Books):
+    lease = books.running()
+    [child] = books.submit(parent_id=lease.job_id, root_id=lease.job_id)
+    attempts.complete(books.tx, lease, None)
+    archive.open_partitions(books.tx, datetime.now(UTC).date())
+    assert archive.archive(books.tx, timedelta(0), None).moved == 0
+
+    books.begin(child)
+    attempts.complete(books.tx, Lease(child, 1, books.worker), None)
+
+    assert archive.archive(books.tx, timedelta(0), None).moved == 2
+    job = reading.job(books.tx, lease.job_id, None)
+    assert job is not None
+    assert job.family == {"succeeded": 2}
+
+
+def test_old_days_are_dropped_whole(books: Books):
+    today = datetime.now(UTC).date()
+    archive.open_partitions(books.tx, today - timedelta(days=40))
+    archive.open_partitions(books.tx, today)
+
+    dropped = archive.drop_partitions(books.tx, today - timedelta(days=30))
+
+    assert len(dropped) == 4
+    assert archive.drop_partitions(books.tx, today - timedelta(days=30)) == []
+
+
+def test_a_key_is_forgotten_after_its_time(books: Books):
+    books.submit(key="a")
+    assert archive.forget_keys(books.tx) == 0
+
+    books.tx.execute("update haulier.idempotency_keys set expires_at = now()")
+
+    assert archive.forget_keys(books.tx) == 1
