@@ -17,7 +17,9 @@ def configure(log_format: str = "text", level: str = "INFO") -> None:
         structlog.processors.format_exc_info,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if log_format == "json" else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
     )
     structlog.configure(
         processors=[*shared, renderer],
@@ -25,7 +27,9 @@ def configure(log_format: str = "text", level: str = "INFO") -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=level, stream=sys.stderr, format='timestamp=%(asctime)s level=%(levelname)s event="%(message)s" logger=%(name)s')
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format='timestamp=%(asctime)s level=%(levelname)s event="%(message)s" logger=%(name)s'
+    )
     for noisy in ("pika", "dramatiq", "alembic"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL if noisy == "pika" else logging.WARNING)
 

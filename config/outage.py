@@ -27,10 +27,10 @@ def ride_out(
             except errors as error:
                 tries += 1
                 if tries == 1:
-                    log.warning(f"{what} is away; trying again until it is back", error=str(error).strip())
+                    log.warning("away; trying again until it is back", what=what, error=str(error).strip())
                 raise
         if not attempt.retry_state.outcome or not attempt.retry_state.outcome.failed:
             if tries:
-                log.info(f"{what} is back", tries=tries)
+                log.info("back again", what=what, tries=tries)
             return value  # pyright: ignore[reportPossiblyUnboundVariable]
     raise AssertionError("tenacity either returns or raises")

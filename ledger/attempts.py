@@ -80,9 +80,7 @@ select id, attempt, command, payload, tenant_id, root_id, failures, max_failures
 """
 
 
-def begin(
-    tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeouts: Mapping[str, float]
-) -> tuple[list[Begun], float | None]:
+def begin(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeouts: Mapping[str, float]) -> tuple[list[Begun], float | None]:
     """Take the leases of those that are queued, expected at this very attempt, and known here (`timeouts`: seconds by command).
 
     Returns them and the latest time (Unix seconds) at which one of them was announced.
@@ -127,7 +125,8 @@ update haulier.outbox set announced_at = null, due_at = now() + interval '2 seco
 
 def decline(tx: Tx, ids: Sequence[UUID], commands: Sequence[str]) -> int:
     """Of what could not be begun, let the relay announce again (to a worker that knows it) what is unknown here. Returns how many;
-    the rest were duplicates, or have expired, which upkeep sees to."""
+    the rest were duplicates, or have expired, which upkeep sees to.
+    """
     return tx.execute(DECLINE, (list(ids), list(commands))).rowcount
 
 

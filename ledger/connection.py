@@ -19,7 +19,7 @@ import orjson
 import psycopg
 from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 set_json_loads(orjson.loads)
 
@@ -103,9 +103,7 @@ class Database:
             pool_timeout=self.deadlines.call,
             pool_use_lifo=True,
         )
-        from sqlalchemy import event
-
-        event.listen(engine, "connect", lambda connection, _record: _prepare(connection))
+        event.listen(engine, "connect", _prepare)
         return engine
 
     def _arguments(self, statement: float) -> dict[str, Any]:
@@ -126,7 +124,7 @@ class Database:
         }
 
 
-def _prepare(connection: Any) -> None:
+def _prepare(connection: Any, _record: Any = None) -> None:
     connection.prepare_threshold = 0
 
 

@@ -87,9 +87,7 @@ select true from counted
 """
 
 
-def resolve(
-    tx: Tx, job_id: UUID, tenants: Sequence[int], who: str, step: str, *, happened: bool, result: str | None, reason: str
-) -> bool:
+def resolve(tx: Tx, job_id: UUID, tenants: Sequence[int], who: str, step: str, *, happened: bool, result: str | None, reason: str) -> bool:
     """A person found out how a call of unknown outcome ended. False if that job has no such call. The caller then replays."""
     found = tx.execute(
         RESOLVE,

@@ -75,7 +75,8 @@ select id from accepted
 
 def submit(tx: Tx, submissions: Sequence[Submission]) -> set[UUID]:
     """Write all of them. Returns the ids that are new: the others' idempotency key is taken, or (a COMMIT of unknown outcome
-    repeated) the very same id is there already; `find_key` and `exists` tell which."""
+    repeated) the very same id is there already; `find_key` and `exists` tell which.
+    """
     rows = orjson.dumps([_row(wish) for wish in submissions])
     return {row[0] for row in tx.execute(SUBMIT, (rows.decode(),))}
 

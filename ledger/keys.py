@@ -63,7 +63,8 @@ def find_tenant(tx: Tx, slug: str) -> Tenant | None:
 
 def make_key() -> tuple[str, str]:
     """A new key and its prefix: `hl_<prefix>_<secret><checksum>`, 238 bits of chance and six characters of CRC-32, so that a
-    mistyped key is told from a wrong one without asking the database, and a leaked one is found by its pattern."""
+    mistyped key is told from a wrong one without asking the database, and a leaked one is found by its pattern.
+    """
     prefix = "".join(secrets.choice(ALPHABET) for _ in range(8))
     secret = "".join(secrets.choice(ALPHABET) for _ in range(40))
     body = f"hl_{prefix}_{secret}"

@@ -127,7 +127,8 @@ update haulier.outbox o set announced_at = null from lost where o.job_id = lost.
 
 def announce_again(tx: Tx, queue: str, *, begun: datetime | None, empty: bool, limit: int = 1000) -> int:
     """Clear the mark of what was announced and seems lost. `begun`: the latest announcement of this queue that is known to have begun;
-    `empty`: whether its RabbitMQ queue was seen empty twice. Returns how many rows."""
+    `empty`: whether its RabbitMQ queue was seen empty twice. Returns how many rows.
+    """
     return tx.execute(ANNOUNCE_AGAIN, {"queue": queue, "begun": begun, "empty": empty, "limit": limit}).rowcount
 
 

@@ -95,7 +95,7 @@ def crew(tx: Tx, lease: float) -> Crew:
     """Read once a second by a relay."""
     row = tx.execute(CREW, {"lease": lease}).fetchone()
     assert row is not None
-    return Crew(frozenset(row[0]), {queue: at for queue, at in tx.execute(BEGUN)})
+    return Crew(frozenset(row[0]), dict(tx.execute(BEGUN).fetchall()))
 
 
 @dataclass(frozen=True, slots=True)

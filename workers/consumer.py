@@ -86,6 +86,7 @@ class RabbitmqConsumer(ReadingConsumer):
         if subscription.consuming:
             left = min(left, self.capacity.seconds_until_full())
         subscription.wait(left)
+        subscription.look()
         self._recover(subscription)
 
     def _connect(self) -> Subscription | None:

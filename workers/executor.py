@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -143,7 +144,7 @@ class Executor:
             return None
         except (OperationalError, DBAPIError) as error:
             end = self._cut_short(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever a handler raises is judged, and nothing is swallowed)
             end = error
         finally:
             self._running.leave(entry)
@@ -192,7 +193,7 @@ class Executor:
             log.warning("lease lost; this attempt's end is not written", job=str(end.job_id), attempt=end.attempt)
             return
         metrics.ENDED.labels(end.kind).inc()
-        log.info(f"attempt {end.kind}", job=str(end.job_id), attempt=end.attempt, state=written[end.job_id], reason=end.reason)
+        log.info("attempt ended", end=end.kind, job=str(end.job_id), attempt=end.attempt, state=written[end.job_id], reason=end.reason)
 
     def _hand_back(self, left: Sequence[Begun]) -> None:
         """Begun and not started, and this process is stopping: queued again, blamed for nothing."""
@@ -214,9 +215,13 @@ class Executor:
         finally:
             self._running.leave(entry)
         if process.returncode:
-            how = f"its process ended by signal {-process.returncode}" if process.returncode < 0 else f"its process exited with {process.returncode}"
+            how = (
+                f"its process ended by signal {-process.returncode}"
+                if process.returncode < 0
+                else f"its process exited with {process.returncode}"
+            )
             end = outcome.fail(handler, job, self.worker_id, outcome.crashed(how), None, None, "crashed")
-            self._settle(End(**{**_fields(end), "solo": True}))
+            self._settle(replace(end, solo=True))
 
     def _cut_short(self, error: Exception) -> Exception:
         """A broken connection is nobody's fault; a statement that failed is the handler's."""
@@ -306,7 +311,3 @@ def _json(found: object) -> str | None:
     if isinstance(found, BaseModel):
         return found.model_dump_json()
     return orjson.dumps(found).decode()
-
-
-def _fields(end: End) -> dict[str, Any]:
-    return {name: getattr(end, name) for name in End.__dataclass_fields__}

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config.settings import Settings
+from config.signals import on_stop
 from ledger.connection import Database
 from pipelines.load import load
 from workers import recovery
@@ -112,7 +113,6 @@ class Runner:
 def work(settings: Settings, queues: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT."""
     runner = Runner(settings, queues, settings.processes, settings.threads)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: runner.stop())
+    on_stop(runner.stop)
     log.info("runner started", pid=os.getpid(), processes=settings.processes, threads=settings.threads, queues=list(queues))
     return runner.run()

@@ -7,6 +7,7 @@ Everything but settling and waking belongs to the thread of its consumer.
 # (pika's stubs leave callbacks untyped)
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from pika.exceptions import ConnectionWrongStateError
 
 from config.transport import topology
 from config.transport.connection import parameters
+
+#: Seconds without an arrival after which a consumer looks whether it is still one.
+QUIET = 5.0
 
 
 class CancelledByBrokerError(Exception):
@@ -42,6 +46,7 @@ class Subscription:
         self._unsettled: set[int] = set()
         self._settled: deque[tuple[int, bool]] = deque()
         self._woken = False
+        self._quiet_since = time.monotonic()
         self._connection = BlockingConnection(parameters(url, f"worker {queue}"))
         self.problems = topology.declare(self._connection.channel(), [queue])
         self._channel: BlockingChannel = self._connection.channel()
@@ -85,6 +90,7 @@ class Subscription:
         self.prefetch = prefetch
         self._channel.basic_qos(prefetch_count=prefetch)
         self._consumer_tag = self._channel.basic_consume(topology.wire_name(self._queue), self._on_arrival)
+        self._quiet_since = time.monotonic()
 
     def cancel(self) -> None:
         """Take nothing more, and return what arrived and was not taken."""
@@ -103,6 +109,16 @@ class Subscription:
             raise CancelledByBrokerError(f"RabbitMQ took the consumer of {self._queue!r} away")
         self._send_settled()
 
+    def look(self) -> None:
+        """When all has been quiet: is there really nothing to take? RabbitMQ forgets, without a word, the consumers of a queue that is
+        deleted and declared again at once (seen with 3.10).
+        """
+        if not self.consuming or time.monotonic() - self._quiet_since < QUIET:
+            return
+        self._quiet_since = time.monotonic()
+        if self._channel.queue_declare(topology.wire_name(self._queue), passive=True).method.message_count and not self.arrived:
+            raise CancelledByBrokerError(f"messages wait in {self._queue!r} and none arrives")
+
     def close(self) -> None:
         """What is not settled goes back by itself."""
         self.dead = True
@@ -115,6 +131,7 @@ class Subscription:
         tag: int = method.delivery_tag
         self._outstanding[tag] = None
         self._unsettled.add(tag)
+        self._quiet_since = time.monotonic()
         self.arrived.append(Arrival(tag, body, properties.headers or {}))
 
     def _on_cancel(self, _frame: Any) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dramatiq
@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from config import logs
 from config.ids import uuid7
 from config.settings import RELEASE, Settings
+from config.signals import on_stop
 from ledger import attempts, orphans, workers
 from ledger.attempts import End, Lease
 from ledger.connection import Database
@@ -147,7 +148,7 @@ class Unit:
             with self._database.plumbing() as tx:
                 found = [held for held in workers.held_by(tx, self.id) if held.job_id == lease.job_id and held.attempt == lease.attempt]
                 for held in found:
-                    late = workers.Lapsed(**{**_fields(held), "late": True})
+                    late = replace(held, late=True)
                     attempts.settle(tx, [outcome.lapse(late, self._handlers[held.command].retry, guilty=True)])
         except (psycopg.Error, PoolTimeoutError) as error:
             log.warning("the timed-out attempt could not be settled; upkeep will", job=str(lease.job_id), error=str(error).strip())
@@ -165,10 +166,6 @@ def keep_orphan(database: Database) -> Any:
     return keep
 
 
-def _fields(held: workers.Lapsed) -> dict[str, Any]:
-    return {name: getattr(held, name) for name in workers.Lapsed.__dataclass_fields__}
-
-
 def main() -> None:
     """Entry of a worker process: its order comes from the runner as one argument of JSON."""
     order = json.loads(sys.argv[1])
@@ -181,8 +178,7 @@ def main() -> None:
         return QuorumBroker(settings.need_broker(), order["queues"], slots.threads, perform, keep_orphan(database))
 
     unit = Unit(settings, database, load(settings.handlers), make_broker, order["queues"], slots)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: unit.stop())
+    on_stop(unit.stop)
     threading.Thread(target=_follow_parent, args=(unit, os.getppid()), daemon=True).start()
     unit.start()
     code = unit.wait()

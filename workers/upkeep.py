@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -70,12 +70,12 @@ class Upkeep:
     def tick(self, tx: Connection[Any]) -> None:
         """One look at everything. Each part is a transaction of its own, so that none holds locks for long."""
         self._locked(tx, self._rescue)
-        self._locked(tx, lambda t: outbox.expire(t, 500))
+        self._locked(tx, self._expire)
         if time.monotonic() >= self._sweep_at:
             self._locked(tx, self._tidy)
             self._locked(tx, self._sweep)
 
-    def _locked(self, tx: Connection[Any], part: Any) -> None:
+    def _locked(self, tx: Connection[Any], part: Callable[[Connection[Any]], None]) -> None:
         with tx.transaction():
             row = tx.execute("select pg_try_advisory_xact_lock(%s)", (LOCK,)).fetchone()
             if row and row[0]:
@@ -96,6 +96,9 @@ class Upkeep:
         if lapsed:
             recovery.take_back(tx, lapsed, self._handlers)
             reach("upkeep.after_rescue")
+
+    def _expire(self, tx: Connection[Any]) -> None:
+        outbox.expire(tx, 500)
 
     def _tidy(self, tx: Connection[Any]) -> None:
         today = datetime.now(UTC).date()

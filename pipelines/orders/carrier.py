@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -35,9 +36,14 @@ class Carrier:
         return booked
 
 
+#: `cache` alone would let threads that come first together each create one, with a breaker of its own.
+_creating = threading.Lock()
+
+
 def carrier() -> Carrier:
     """The process's carrier, where the settings say. Raises MissingSettingError."""
-    return _carrier(settings().need_carrier(), settings().carrier_timeout)
+    with _creating:
+        return _carrier(settings().need_carrier(), settings().carrier_timeout)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Literal
 from uuid import UUID
 
@@ -52,9 +53,14 @@ def _check(answer: Captured, order_id: UUID, amount: int) -> None:
         raise GarbledAnswer(f"the gateway was asked to charge {asked} and says it charged {said} as {answer.id}; nothing was booked")
 
 
+#: `cache` alone would let threads that come first together each create one, with a breaker of its own.
+_creating = threading.Lock()
+
+
 def gateway() -> Gateway:
     """The process's gateway, where the settings say. Raises MissingSettingError."""
-    return _gateway(settings().need_gateway(), settings().gateway_timeout)
+    with _creating:
+        return _gateway(settings().need_gateway(), settings().gateway_timeout)
 
 
 @functools.cache

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 
 from config.settings import Settings
+from config.signals import on_stop
 from config.transport.rabbitmq import RabbitmqTransport
 from ledger.connection import Database
 from producers.relay.relay import Relay, forget_announcements
@@ -16,8 +16,7 @@ def relay(settings: Settings, queues: Sequence[str]) -> int:
     database = Database(settings.need_database(), size=1, name="haulier relay")
     transport = RabbitmqTransport(settings.need_broker(), queues, forget_announcements(database))
     running = Relay(settings, database, transport)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: running.stop())
+    on_stop(running.stop)
     running.run()
     transport.close()
     database.close()

@@ -14,12 +14,12 @@ pytestmark = pytest.mark.every_postgres
 
 
 def test_migrating_from_two_places_at_once_is_migrating_once(empty_database_url: str):
-    errors: list[BaseException] = []
+    errors: list[Exception] = []
 
     def run() -> None:
         try:
             migrate(empty_database_url)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001
             errors.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(4)]

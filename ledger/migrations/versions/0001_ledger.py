@@ -12,4 +12,6 @@ down_revision = None
 
 def upgrade() -> None:
     sql = (Path(__file__).parents[1] / "0001_ledger.sql").read_text()
-    op.get_bind().connection.driver_connection.execute(sql)  # the whole file, as it stands: no parameter in it
+    driver = op.get_bind().connection.driver_connection
+    assert driver is not None
+    driver.execute(sql)  # the whole file, as it stands: no parameter in it
