@@ -103,18 +103,21 @@ def begin(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeout
     return [Begun(*row[:12]) for row in rows], rows[0][12] if rows else None
 
 
-READ_HELD = """
-select id, attempt, command, payload, tenant_id, root_id, failures, max_failures, generation, priority, solo, traceparent
-  from haulier.jobs where id = %(id)s and state = 'running' and attempt = %(attempt)s and worker_id = %(worker)s
+HELD = """
+select j.id, j.attempt, j.command, j.payload, j.tenant_id, j.root_id, j.failures, j.max_failures, j.generation, j.priority, j.solo,
+       j.traceparent
+  from unnest(%(ids)s::uuid[], %(attempts)s::integer[]) as w(id, attempt)
+  join haulier.jobs j on j.id = w.id and j.state = 'running' and j.attempt = w.attempt and j.worker_id = %(worker)s
 """
 
 
-def held(tx: Tx, lease: Lease) -> Begun | None:
-    """The job that this lease still holds, for a process that is handed an attempt already begun; None if it was lost."""
+def held(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]]) -> list[Begun]:
+    """Those of these attempts that this worker holds: for a process that is handed one already begun, and after a begin whose
+    commit had an unknown outcome."""
     with tx.cursor() as cursor:
         cursor.adapters.register_loader("jsonb", JsonText)
-        row = cursor.execute(READ_HELD, {"id": lease.job_id, "attempt": lease.attempt, "worker": lease.worker_id}).fetchone()
-    return Begun(*row) if row else None
+        rows = cursor.execute(HELD, {"ids": [e[0] for e in expected], "attempts": [e[1] for e in expected], "worker": worker_id})
+        return [Begun(*row) for row in rows]
 
 
 DECLINE = """

@@ -24,6 +24,8 @@ LOST = (*AWAY, CancelledByBrokerError)
 #: Seconds between tries to connect: doubling from the first to the last.
 FIRST_BACKOFF = 0.05
 LAST_BACKOFF = 2.0
+#: Seconds until a consumer that RabbitMQ has taken away comes back, and may declare its queue again: not before all the others know, too.
+CANCELLED_BACKOFF = 1.0
 
 
 class RabbitmqConsumer(ReadingConsumer):
@@ -113,7 +115,9 @@ class RabbitmqConsumer(ReadingConsumer):
         if self._failures == 0:
             log.warning("the connection to RabbitMQ is lost; connecting again until it is back", queue=self.queue, error=repr(error))
         backoff = min(LAST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self._failures, 10))
-        self._next_try = time.monotonic() + backoff * random.uniform(0.5, 1)
+        if isinstance(error, CancelledByBrokerError):
+            backoff = CANCELLED_BACKOFF
+        self._next_try = time.monotonic() + backoff * random.uniform(0.75, 1.25)
         self._failures += 1
 
     def _drop(self) -> None:

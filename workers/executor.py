@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 #: Seconds for which a finished job's success may wait for its neighbours, to be written with theirs.
 GATHER = 0.02
+#: Seconds that a solo process may take beyond its handler's own limit, to start and to settle.
+SOLO_GRACE = 10.0
 
 
 class Executor:
@@ -65,6 +67,7 @@ class Executor:
         self._tenants: dict[int, str] = {}
         self._free_slots = list(range(slots.threads))
         self._local = threading.local()
+        self._in_hand: set[UUID] = set()
 
     def execute(self, delivery: Delivery) -> None:
         """Never raises for what a job does. Waits for a database that is away; raises OperationalError when told to stop meanwhile."""
@@ -78,7 +81,12 @@ class Executor:
             self.begun_through[message.queue] = max(announced_at, self.begun_through.get(message.queue, 0.0))
         if len(begun) < len(message.jobs):
             self._decline(message, begun)
-        self._run_all(begun)
+        ids = [job.job_id for job in begun]
+        self._in_hand.update(ids)
+        try:
+            self._run_all(begun)
+        finally:
+            self._in_hand.difference_update(ids)
 
     def run_here(self, job: Begun) -> None:
         """Run one job that is already begun, and write its end: what a solo process does."""
@@ -87,18 +95,22 @@ class Executor:
             self._complete([success])
 
     def _begin(self, message: Message) -> tuple[list[Begun], float | None]:
+        """After a commit of unknown outcome some may be begun already: those that nobody here runs are this delivery's."""
         expected = [(job.job_id, job.attempt) for job in message.jobs]
-        return ride_out(
-            "the database",
-            lambda: self._plainly(lambda tx: attempts.begin(tx, self.worker_id, expected, self._timeouts)),
-            (OperationalError,),
-            give_up=self._stopping,
-        )
+        unsure: list[bool] = []
+
+        def begin() -> tuple[list[Begun], float | None]:
+            held = self._plainly(lambda tx: attempts.held(tx, self.worker_id, expected)) if unsure else []
+            unsure.append(True)
+            begun, announced_at = self._plainly(lambda tx: attempts.begin(tx, self.worker_id, expected, self._timeouts))
+            return [job for job in held if job.job_id not in self._in_hand] + begun, announced_at
+
+        return ride_out("the database", begin, (OperationalError,), give_up=self._stopping)
 
     def _decline(self, message: Message, begun: Sequence[Begun]) -> None:
         taken = {job.job_id for job in begun}
         left = [job.job_id for job in message.jobs if job.job_id not in taken]
-        unknown = self._plainly(lambda tx: attempts.decline(tx, left, list(self._handlers)))
+        unknown = self._riding_out(lambda tx: attempts.decline(tx, left, list(self._handlers)))
         metrics.DUPLICATES.inc(len(left) - unknown)
         if unknown:
             log.info("commands that this worker does not know; they are announced again", jobs=unknown)
@@ -126,7 +138,9 @@ class Executor:
         local = self._threads_own()
         handler = self._handlers[job.command]
         lease = Lease(job.job_id, job.attempt, self.worker_id)
-        run = AttemptRun(job, lease, self._tenant(job.tenant_id), handler.timeout, local.plumbing(), local.handlers, self._handlers)
+        tenant = self._tenant(job.tenant_id)
+        plumbing = ride_out("the database", local.plumbing, (OperationalError,))
+        run = AttemptRun(job, lease, tenant, handler.timeout, plumbing, local.handlers, self._handlers)
         self._slots.enter(local.slot, job.job_id)
         entry = self._running.enter(lease, run, handler.timeout)
         started = time.perf_counter()
@@ -144,7 +158,7 @@ class Executor:
             return None
         except (OperationalError, DBAPIError) as error:
             end = self._cut_short(error)
-        except Exception as error:  # noqa: BLE001  (whatever a handler raises is judged, and nothing is swallowed)
+        except BaseException as error:  # noqa: BLE001  (whatever a handler raises, sys.exit too, is judged; nothing is swallowed)
             end = error
         finally:
             self._running.leave(entry)
@@ -205,13 +219,15 @@ class Executor:
         handler = self._handlers[job.command]
         order = orjson.dumps({"job_id": job.job_id, "attempt": job.attempt, "worker_id": self.worker_id})
         lease = Lease(job.job_id, job.attempt, self.worker_id)
-        entry = self._running.enter(lease, None, handler.timeout + outcome_grace())
+        entry = self._running.enter(lease, None, handler.timeout + SOLO_GRACE)
         process = subprocess.Popen([sys.executable, "-m", "workers.solo"], stdin=subprocess.PIPE)
         try:
-            process.communicate(order, timeout=handler.timeout + outcome_grace())
+            process.communicate(order, timeout=handler.timeout + SOLO_GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            self._settle(outcome.fail(handler, job, self.worker_id, outcome.timed_out(), None, None, "timeout"))
+            return
         finally:
             self._running.leave(entry)
         if process.returncode:
@@ -224,9 +240,11 @@ class Executor:
             self._settle(replace(end, solo=True))
 
     def _cut_short(self, error: Exception) -> Exception:
-        """A broken connection is nobody's fault; a statement that failed is the handler's."""
-        broken = error.connection_invalidated if isinstance(error, DBAPIError) else self._threads_own().is_broken()
-        return CutShortError(f"the database went away: {error}") if broken else error
+        """A lost connection or a deadlock is nobody's fault; any other statement that failed is the handler's."""
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if not isinstance(cause, psycopg.Error) or not _is_nobodys_fault(cause):
+            return error
+        return CutShortError(f"the database went away or chose another: {cause}")
 
     def _roll_back(self, run: AttemptRun) -> None:
         try:
@@ -237,7 +255,7 @@ class Executor:
 
     def _tenant(self, tenant_id: int) -> str:
         if tenant_id not in self._tenants:
-            self._tenants.update(self._plainly(lambda tx: tx.execute("select id, slug from haulier.tenants").fetchall()))
+            self._tenants.update(self._riding_out(lambda tx: tx.execute("select id, slug from haulier.tenants").fetchall()))
         return self._tenants[tenant_id]
 
     def _plainly(self, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
@@ -281,9 +299,6 @@ class ThreadConnections:
             self._handlers = self._database.handlers.connect()
         return self._handlers
 
-    def is_broken(self) -> bool:
-        return self._plumbing is not None and (self._plumbing.closed or self._plumbing.broken)
-
     def reset(self) -> None:
         if self._plumbing is not None:
             self._plumbing.close()
@@ -294,9 +309,12 @@ class ThreadConnections:
             self._handlers = None
 
 
-def outcome_grace() -> float:
-    """Seconds that a solo process may take beyond the handler's own limit, to start and to settle."""
-    return 10.0
+def _is_nobodys_fault(error: psycopg.Error) -> bool:
+    """No answer at all, a server that goes down or takes no connections, or a deadlock that chose this one."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, OperationalError)
+    return state[:2] == "08" or state in {"57P01", "57P02", "57P03", "53300", "40001", "40P01"}
 
 
 def _in_transaction(connection: Connection) -> None:

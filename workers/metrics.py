@@ -11,6 +11,7 @@ DUPLICATES = Counter("haulier_duplicates_suppressed_total", "Announcements that 
 LEASES_LOST = Counter("haulier_leases_lost_total", "Ends that were not written because another attempt holds the job")
 RESCUED = Counter("haulier_jobs_rescued_total", "Jobs taken back from workers that are gone")
 ORPHANS = Counter("haulier_orphan_messages_total", "Deliveries that name no readable job", ["queue"])
+GIVEN_UP = Counter("haulier_messages_given_up_total", "Messages that RabbitMQ dead-lettered; their jobs are announced again", ["queue"])
 RUN_SECONDS = Histogram("haulier_run_seconds", "How long handlers run", ["command"])
 
 _lock = threading.Lock()

@@ -18,7 +18,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from config.settings import Settings
 from config.signals import on_stop
 from ledger.connection import Database
-from pipelines.load import load
+from ledger.workers import remember_commands
+from pipelines.load import describe, load
 from workers import recovery
 from workers.slots import Slots
 from workers.unit import REPLACE_ME
@@ -112,6 +113,8 @@ class Runner:
 
 def work(settings: Settings, queues: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT."""
+    with Database(settings.need_database(), size=1).plumbing() as tx:
+        remember_commands(tx, describe(load(settings.handlers)))
     runner = Runner(settings, queues, settings.processes, settings.threads)
     on_stop(runner.stop)
     log.info("runner started", pid=os.getpid(), processes=settings.processes, threads=settings.threads, queues=list(queues))

@@ -33,8 +33,8 @@ def main() -> None:
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     executor = Executor(lease.worker_id, database, load(settings.handlers), Running(), Slots.create(1), lambda: False)
     with database.plumbing() as tx:
-        job = attempts.held(tx, lease)
-    if job is not None:
+        held = attempts.held(tx, lease.worker_id, [(lease.job_id, lease.attempt)])
+    for job in held:
         executor.run_here(job)
     logs.flush()
     os._exit(0)

@@ -25,6 +25,9 @@ from config.transport.message import Message, encode
 
 #: Seconds for which a queue's depth is still worth telling.
 DEPTH_LASTS = 5.0
+#: Seconds after which a queue that is gone is declared again. When it comes back at once, RabbitMQ (3.10) does not tell its former
+#: consumers that they are none any more, and what is delivered to them gets stuck.
+DECLARE_AGAIN_AFTER = 1.0
 
 
 class Batch:
@@ -66,6 +69,7 @@ class Stream:
         self._side: Channel | None = None
         self._depths: dict[str, tuple[int, float]] = {}
         self._asked: set[str] = set()
+        self._missing: set[str] = set()
         self._loop = IOLoop()
         self._connection = SelectConnection(
             parameters,
@@ -160,8 +164,11 @@ class Stream:
         """Always comes before the confirm of that message."""
         tag = int(properties.message_id)
         self._returned[tag] = f"returned: {method.reply_text}"
-        if (entry := self._open.get(tag)) and entry[1].queue in self._queues:
-            self._declare_again(entry[1].queue)
+        entry = self._open.get(tag)
+        queue = entry[1].queue if entry else None
+        if queue in self._queues and queue not in self._missing:
+            self._missing.add(queue)
+            self._loop.call_later(DECLARE_AGAIN_AFTER, partial(self._declare_again, queue))
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -213,6 +220,7 @@ class Stream:
         self._asked.discard(queue)
 
     def _declare_again(self, queue: str) -> None:
+        self._missing.discard(queue)
         if self._side is None or not self._side.is_open:
             return
         for name, arguments in topology.declarations(queue):
