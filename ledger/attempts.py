@@ -113,7 +113,8 @@ select j.id, j.attempt, j.command, j.payload, j.tenant_id, j.root_id, j.failures
 
 def held(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]]) -> list[Begun]:
     """Those of these attempts that this worker holds: for a process that is handed one already begun, and after a begin whose
-    commit had an unknown outcome."""
+    commit had an unknown outcome.
+    """
     with tx.cursor() as cursor:
         cursor.adapters.register_loader("jsonb", JsonText)
         rows = cursor.execute(HELD, {"ids": [e[0] for e in expected], "attempts": [e[1] for e in expected], "worker": worker_id})

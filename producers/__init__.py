@@ -1,1 +1,7 @@
 """Where jobs come from: the HTTP intake, a caller's own transaction, and the relay that tells RabbitMQ."""
+
+from __future__ import annotations
+
+from producers.submission import InvalidSubmission, KeyReusedError, UnknownCommandError, submit, wake
+
+__all__ = ["InvalidSubmission", "KeyReusedError", "UnknownCommandError", "submit", "wake"]

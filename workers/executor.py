@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
@@ -37,6 +37,7 @@ from workers.running import Running
 from workers.slots import Slots
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 #: Seconds for which a finished job's success may wait for its neighbours, to be written with theirs.
 GATHER = 0.02
@@ -100,7 +101,7 @@ class Executor:
         unsure: list[bool] = []
 
         def begin() -> tuple[list[Begun], float | None]:
-            held = self._plainly(lambda tx: attempts.held(tx, self.worker_id, expected)) if unsure else []
+            held: list[Begun] = self._plainly(lambda tx: attempts.held(tx, self.worker_id, expected)) if unsure else []
             unsure.append(True)
             begun, announced_at = self._plainly(lambda tx: attempts.begin(tx, self.worker_id, expected, self._timeouts))
             return [job for job in held if job.job_id not in self._in_hand] + begun, announced_at
@@ -255,10 +256,10 @@ class Executor:
 
     def _tenant(self, tenant_id: int) -> str:
         if tenant_id not in self._tenants:
-            self._tenants.update(self._riding_out(lambda tx: tx.execute("select id, slug from haulier.tenants").fetchall()))
+            self._tenants.update(self._riding_out(lambda tx: dict(tx.execute("select id, slug from haulier.tenants").fetchall())))
         return self._tenants[tenant_id]
 
-    def _plainly(self, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+    def _plainly(self, call: Callable[[psycopg.Connection[Any]], T]) -> T:
         """One use of the thread's plumbing connection; one that broke is replaced before the next."""
         local = self._threads_own()
         connection = local.plumbing()
@@ -269,7 +270,7 @@ class Executor:
             local.reset()
             raise
 
-    def _riding_out(self, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+    def _riding_out(self, call: Callable[[psycopg.Connection[Any]], T]) -> T:
         """For the end of an attempt: it is written as soon as the database is back (and the fence says whether it still counts)."""
         return ride_out("the database", lambda: self._plainly(call), (OperationalError,))
 

@@ -86,6 +86,7 @@ class PostgresServer(PrivateServer):
     @cached_property
     def _home(self) -> Path:
         """`directory`, or the one that stands in for it."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._account is None or accounts.reaches(self._account, self.directory.parent):
             return self.directory
         return accounts.stand_in(self.directory)
@@ -148,7 +149,8 @@ class PostgresServer(PrivateServer):
         fresh.rename(self.data)
 
     def _write_password(self) -> None:
-        self._password_file.unlink(missing_ok=True)
+        if self._password_file.exists():  # of data that was wiped: its URL stays
+            return
         self._password_file.touch(mode=0o600)
         self._password_file.write_text(secrets.token_urlsafe(24))
         if self._account is not None:
