@@ -6,31 +6,29 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
-import tenacity
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
+#: Seconds: the first wait, and the longest.
+FIRST_WAIT = 0.05
+LONGEST_WAIT = 2.0
 
-def ride_out(
-    what: str, call: Callable[[], T], errors: tuple[type[Exception], ...], *, give_up: Callable[[], bool] = lambda: False, cap: float = 2.0
-) -> T:
+
+def ride_out(what: str, call: Callable[[], T], errors: tuple[type[Exception], ...], *, give_up: Callable[[], bool] = lambda: False) -> T:
     """Call until it succeeds. `give_up` is asked after each failure (a shutdown): then the last error is raised."""
-    waits = tenacity.wait_exponential_jitter(initial=0.05, max=cap, jitter=0.1)
-    tries = 0
-    for attempt in tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(errors), wait=waits, stop=lambda _state: give_up(), reraise=True
-    ):
-        with attempt:
-            try:
-                value = call()
-            except errors as error:
-                tries += 1
-                if tries == 1:
-                    log.warning("away; trying again until it is back", what=what, error=str(error).strip())
-                raise
-        if not attempt.retry_state.outcome or not attempt.retry_state.outcome.failed:
-            if tries:
-                log.info("back again", what=what, tries=tries)
-            return value  # pyright: ignore[reportPossiblyUnboundVariable]
-    raise AssertionError("tenacity either returns or raises")
+    try:
+        return call()  # costs nothing while all is well
+    except errors as error:
+        if give_up():
+            raise
+        log.warning("away; trying again until it is back", what=what, error=str(error).strip())
+
+    def stop(_state: RetryCallState) -> bool:
+        return give_up()
+
+    waits = wait_exponential_jitter(multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
+    value = Retrying(retry=retry_if_exception_type(errors), wait=waits, stop=stop, reraise=True)(call)
+    log.info("back again", what=what)
+    return value

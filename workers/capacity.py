@@ -42,14 +42,17 @@ class Capacity:
         for wake in waiting:
             wake()
 
-    def free(self, wake: Callable[[], None]) -> int:
+    @property
+    def free(self) -> int:
+        """How many places there are now."""
+        return 0 if self.closed else self._free
+
+    def await_free(self, wake: Callable[[], None]) -> int:
         """How many places there are now; with none, `wake` is called once as soon as there may be."""
         with self._lock:
-            if self.closed:
-                return 0
             if self._free == 0:
                 self._waiting.add(wake)
-            return self._free
+        return self.free
 
     def seconds_until_full(self) -> float:
         """Zero or less: nothing may wait here any longer."""

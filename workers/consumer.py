@@ -76,12 +76,12 @@ class RabbitmqConsumer(ReadingConsumer):
         """Take no more when the threads are full, and as much at a time as there are free threads."""
         if subscription.consuming and (self.capacity.seconds_until_full() <= 0 or self._takes_too_little(subscription)):
             subscription.cancel()
-        if not subscription.consuming and (free := self.capacity.free(self.wake)):
+        if not subscription.consuming and (free := self.capacity.await_free(self.wake)):
             subscription.consume(prefetch=free)
 
     def _takes_too_little(self, subscription: Subscription) -> bool:
         # Doubling, so that each change of the prefetch, which costs some round trips, is worth it.
-        return self.capacity.free(self.wake) >= 2 * subscription.prefetch
+        return self.capacity.free >= 2 * subscription.prefetch
 
     def _wait(self, subscription: Subscription, left: float) -> None:
         left = min(left, self.return_paused())

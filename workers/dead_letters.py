@@ -42,24 +42,30 @@ def drain_dead_letters(url: str, queues: Iterable[str], on_dead_message: OnDeadM
     while not stop.is_set():
         try:
             connection = ride_out("RabbitMQ", partial(BlockingConnection, parameters(url, "dead letters")), AWAY, give_up=stop.is_set)
-            _drain(connection, queues, on_dead_message, stop)
+            try:
+                _drain(connection, queues, on_dead_message, stop)
+            finally:
+                if connection.is_open:
+                    connection.close()
         except AWAY as error:
-            if not stop.wait(0.1):
+            if not stop.wait(1):
                 log.warning("the dead-letter queues are not watched; connecting again", error=repr(error))
 
 
 def _drain(connection: BlockingConnection, queues: tuple[str, ...], on_dead_message: OnDeadMessage, stop: threading.Event) -> None:
+    """Returns at `stop`, or when RabbitMQ has taken a consumer away."""
     arrived: deque[_Dead] = deque()
+    cancelled: list[Any] = []
     topology.declare(connection.channel(), queues)
     for queue in queues:
         channel = connection.channel()
         channel.basic_qos(prefetch_count=PREFETCH)
+        channel.add_on_cancel_callback(cancelled.append)
         channel.basic_consume(topology.dead_name(queue), partial(_arrive, arrived, queue))
-    while not stop.is_set():
+    while not stop.is_set() and not cancelled:
         connection.process_data_events(time_limit=0.5)  # pyright: ignore[reportArgumentType]
         while arrived and not stop.is_set():
             _tell(connection, arrived.popleft(), on_dead_message)
-    connection.close()
 
 
 def _arrive(arrived: deque[_Dead], queue: str, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:

@@ -89,6 +89,12 @@ class Executor:
         finally:
             self._in_hand.difference_update(ids)
 
+    def close(self) -> None:
+        """Close the calling thread's connections."""
+        own: ThreadConnections | None = getattr(self._local, "own", None)
+        if own is not None:
+            own.reset()
+
     def run_here(self, job: Begun) -> None:
         """Run one job that is already begun, and write its end: what a solo process does."""
         success = self._run_one(job)

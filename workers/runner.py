@@ -26,6 +26,8 @@ from workers.unit import REPLACE_ME
 
 log = structlog.get_logger()
 
+#: How a process leaves in order. SIGTERM's own default ends one that was still starting: it has begun nothing yet.
+IN_ORDER = (0, REPLACE_ME, -signal.SIGTERM)
 #: A process that lived for less than this (seconds) is replaced only after a pause, doubling up to the cap.
 SHORT_LIFE = 5.0
 LONGEST_PAUSE = 10.0
@@ -105,10 +107,10 @@ class Runner:
             except subprocess.TimeoutExpired:
                 post.process.kill()
                 post.process.wait()
-            if post.process.returncode not in (0, REPLACE_ME):
+            if post.process.returncode not in IN_ORDER:
                 self._take_back(post)
         self._database.close()
-        return 0 if all(process.returncode in (0, REPLACE_ME) for process in alive) else 1
+        return 0 if all(process.returncode in IN_ORDER for process in alive) else 1
 
 
 def work(settings: Settings, queues: Sequence[str]) -> int:

@@ -48,9 +48,14 @@ class Subscription:
         self._woken = False
         self._quiet_since = time.monotonic()
         self._connection = BlockingConnection(parameters(url, f"worker {queue}"))
-        self.problems = topology.declare(self._connection.channel(), [queue])
-        self._channel: BlockingChannel = self._connection.channel()
-        self._channel.add_on_cancel_callback(self._on_cancel)
+        try:
+            self.problems = topology.declare(self._connection.channel(), [queue])
+            self._channel: BlockingChannel = self._connection.channel()
+            self._channel.add_on_cancel_callback(self._on_cancel)
+        except BaseException:
+            if self._connection.is_open:
+                self._connection.close()
+            raise
 
     # From any thread.
 

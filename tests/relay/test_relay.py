@@ -1,0 +1,176 @@
+"""The relay on a real ledger, its transport in the test's hands."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import pytest
+
+from config.ids import uuid7
+from config.settings import Settings
+from config.transport import Unconfirmed
+from ledger import jobs, keys, workers
+from ledger.connection import Database
+from ledger.outbox import Claimed
+from producers.relay.relay import Relay, bundle, forget_announcements
+
+
+class Wire:
+    """A transport that keeps what it is given, and refuses while it is told to."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.problem = None
+        self.refuse = ""
+        self.sent: list = []
+
+    def publish(self, messages):
+        done: Future = Future()
+        self.sent += [] if self.refuse else messages
+        done.set_result([Unconfirmed(message, self.refuse) for message in messages] if self.refuse else [])
+        return done
+
+    def depth(self, _queue):
+        return None
+
+    def close(self):
+        """Nothing to close."""
+
+    def names(self):
+        return [job.job_id for message in self.sent for job in message.jobs]
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    with database.plumbing() as tx:
+        keys.add_tenant(tx, "acme", "Acme")
+        workers.remember_commands(
+            tx, [{"name": "test.do", "queue": "test", "max_failures": 3, "fields": [], "on_rejected": None, "on_dead": None}]
+        )
+        workers.register(tx, uuid7(), "worker", "1", ["test"], ["test.do"])
+    yield database
+    database.close()
+
+
+def submit(database: Database, count: int, **facts) -> list:
+    wishes = [jobs.Submission(uuid7(), 1, "test.do", "test", b"{}", 3, **facts) for _ in range(count)]
+    with database.plumbing() as tx:
+        jobs.submit(tx, wishes)
+    return [wish.id for wish in wishes]
+
+
+@contextmanager
+def running(database: Database, wire: Wire, **settings) -> Iterator[Relay]:
+    relay = Relay(Settings(**settings), database, wire)
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        thread.join(20)
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    pause, until = threading.Event(), time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        pause.wait(0.005)
+
+
+def test_what_is_due_is_announced_once(database):
+    wire, ids = Wire(), submit(database, 30)
+    submit(database, 1, delay=3600)
+
+    with running(database, wire):
+        wait_for(lambda: len(wire.names()) >= 30)
+
+    assert sorted(wire.names()) == sorted(ids)
+
+
+def test_five_relays_announce_each_job_once(database):
+    wires, ids = [Wire() for _ in range(5)], submit(database, 200)
+
+    with (
+        running(database, wires[0]),
+        running(database, wires[1]),
+        running(database, wires[2]),
+        running(database, wires[3]),
+        running(database, wires[4]),
+    ):
+        wait_for(lambda: sum(len(wire.names()) for wire in wires) >= 200)
+
+    assert sorted(name for wire in wires for name in wire.names()) == sorted(ids)
+
+
+def test_what_is_not_confirmed_is_announced_again(database):
+    wire, ids = Wire(), submit(database, 3)
+    wire.refuse = "nacked"
+
+    with running(database, wire):
+        with database.plumbing() as tx:
+            wait_for(lambda: tx.execute("select max(announcements) from haulier.outbox").fetchone()[0] >= 2)
+        wire.refuse = ""
+        wait_for(lambda: len(wire.names()) >= 3)
+
+    assert sorted(wire.names()) == sorted(ids)
+
+
+def test_nothing_is_claimed_while_the_broker_is_away(database):
+    wire = Wire()
+    wire.ready = False
+    submit(database, 3)
+
+    with running(database, wire), database.plumbing() as tx:
+        wait_for(lambda: tx.execute("select bool_or(asleep) from haulier.workers").fetchone()[0])
+        marked = tx.execute("select count(announced_at) from haulier.outbox").fetchone()
+        assert marked == (0,)
+        wire.ready = True
+        wait_for(lambda: len(wire.names()) == 3)
+
+
+def test_a_sleeping_relay_is_woken_by_a_submission(database):
+    wire = Wire()
+
+    with running(database, wire, poll=30), database.plumbing() as tx:
+        wait_for(lambda: tx.execute("select bool_or(asleep) from haulier.workers").fetchone()[0])
+        ids = submit(database, 1)
+        assert workers.wake(tx) is True
+        wait_for(lambda: wire.names() == ids, seconds=10)
+
+
+def test_a_reset_broker_is_told_everything_again(database):
+    wire, ids = Wire(), submit(database, 3)
+
+    with running(database, wire):
+        wait_for(lambda: len(wire.names()) == 3)
+        forget_announcements(database)()
+        wait_for(lambda: len(wire.names()) == 6)
+
+    assert sorted(set(wire.names())) == sorted(ids)
+
+
+def row(short: bool = True, solo: bool = False) -> Claimed:
+    return Claimed(uuid7(), 1, None, solo, short)
+
+
+@pytest.mark.parametrize(
+    ("rows", "messages"),
+    [
+        ([row() for _ in range(3)], 3),  # few: one message each, so that idle workers share them
+        ([row() for _ in range(400)], 8),
+        ([row(short=False) for _ in range(40)], 40),
+        ([row() for _ in range(400)] + [row(solo=True)], 9),
+    ],
+    ids=["few", "many short", "many long", "a suspect"],
+)
+def test_many_short_jobs_share_messages_and_no_other(rows, messages):
+    bundled = bundle("test", rows)
+
+    assert len(bundled) == messages
+    assert sorted(job.job_id for message in bundled for job in message.jobs) == sorted(each.job_id for each in rows)

@@ -1,0 +1,384 @@
+"""The executor: what becomes of a job, by what its handler does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from ledger import attempts, workers
+from ledger.attempts import End
+from pipelines.command import Command, CommandError, Rejected, Retry, Snooze, handles
+from pipelines.run import Refused
+from workers import recovery
+
+
+class Do(Command):
+    command_name = "test.do"
+    example = {}
+
+    n: int = 0
+
+
+class After(Command):
+    command_name = "test.after"
+    example = {}
+
+    n: int = 0
+
+
+class SoldOut(CommandError):
+    """Nothing is left."""
+
+    code = "sold_out"
+
+
+class Garbage(CommandError):
+    """The answer makes no sense."""
+
+    code = "garbage"
+
+
+class Busy(CommandError):
+    """They said when to come back."""
+
+    code = "busy"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("busy")
+        self.retry_after = seconds
+
+
+@handles(After, queue="test")
+def after(_command: After, _run):
+    return None
+
+
+def doing(function, **policy):
+    """A handler of test.do that does this."""
+    return handles(Do, queue="test", **{"retry": Retry(max_failures=3, backoff=lambda _failures: 60.0), **policy})(function)
+
+
+def raising(error):
+    def handler(_command, _run):
+        raise error
+
+    return handler
+
+
+def note(run, what="done"):
+    with run.transaction() as db:
+        db.execute(text("insert into effects values (:job, :what)"), {"job": run.job_id, "what": what})
+
+
+def test_effect_completion_and_follow_up_are_one_transaction(shop):
+    def handler(command, run):
+        note(run)
+        run.submit(After(n=command.n))
+        return {"n": command.n}
+
+    there = shop(doing(handler), after)
+
+    job = there.run(Do(n=7), priority=5)
+
+    assert (job.state, job.result, job.family) == ("succeeded", {"n": 7}, {"succeeded": 1, "queued": 1})
+    assert there.value("select count(*) from effects") == 1
+    assert there.value("select priority from haulier.outbox") == 5
+    assert there.value("select payload = '{\"n\": 7}' from haulier.jobs where parent_id is not null") is True
+
+
+def test_a_failure_leaves_neither_effect_nor_follow_up(shop):
+    def handler(_command, run):
+        note(run)
+        run.submit(After())
+        raise ValueError("no\0t \ud800 today")
+
+    there = shop(doing(handler), after)
+
+    job = there.run(Do())
+
+    assert (job.state, job.failures, job.attempt) == ("scheduled", 1, 1)
+    assert job.error == {"code": "unexpected", "message": "no\\0t \\ud800 today", "attempt": 1}
+    assert there.value("select count(*) from effects") == 0
+    assert there.value("select count(*) from haulier.jobs") == 1
+    [attempt] = there.attempts(job.id)
+    assert "ValueError" in attempt.error["traceback"]
+
+
+def test_whose_lease_was_lost_its_effects_are_rolled_back(shop):
+    def handler(_command, run):
+        note(run)
+        with there.database.plumbing() as tx:
+            attempts.settle(tx, [End(run.job_id, run.attempt, there.worker, "queued", "rescued")])
+        return "late"
+
+    there = shop(doing(handler))
+
+    job = there.run(Do())
+
+    assert (job.state, job.result) == ("queued", None)
+    assert there.value("select count(*) from effects") == 0
+
+
+@pytest.mark.parametrize(
+    ("handler", "state", "reason", "code"),
+    [
+        (lambda _c, _r: Rejected("declined", code="declined"), "rejected", None, "declined"),
+        (raising(SoldOut("none left")), "rejected", None, "sold_out"),
+        (raising(Garbage("<html>")), "dead", "permanent", "garbage"),
+        (lambda _c, _r: Snooze(60), "scheduled", None, None),
+        (lambda _c, run: run.snooze(60), "scheduled", None, None),
+        (raising(TimeoutError()), "scheduled", None, None),
+        (raising(SystemExit(3)), "scheduled", None, "unexpected"),
+        (lambda _c, _r: object(), "scheduled", None, "unexpected"),
+    ],
+    ids=["rejected", "rejecting error", "burying error", "snooze", "run.snooze", "snoozing error", "exit", "result that is no JSON"],
+)
+def test_the_policy_of_a_command_decides_by_what_happened(shop, handler, state, reason, code):
+    there = shop(doing(handler, rejects=(SoldOut,), buries=(Garbage,), snoozes={TimeoutError: 60.0}))
+
+    job = there.run(Do())
+
+    assert (job.state, job.reason, (job.error or {}).get("code")) == (state, reason, code)
+    counts_as_failure = code == "unexpected" or reason == "permanent"
+    assert job.failures == int(counts_as_failure)
+
+
+def test_the_last_failure_makes_a_dead_letter_and_its_follow_up(shop):
+    there = shop(doing(raising(ValueError("no")), on_dead=After), after)
+    job = there.run(Do(n=4))
+    for attempt in (2, 3):
+        there.due_now()
+        there.deliver(job.id, attempt=attempt)
+
+    job = there.job(job.id)
+
+    assert (job.state, job.reason, job.failures, job.attempt) == ("dead", "exhausted", 3, 3)
+    assert there.value("select payload->>'n' from haulier.jobs where command = 'test.after'") == "4"
+
+
+def test_the_other_side_says_when_to_come_back(shop):
+    there = shop(doing(raising(Busy(600))))
+
+    there.run(Do())
+
+    assert there.value("select due_at > now() + interval '590 seconds' from haulier.outbox") is True
+
+
+def test_a_payload_that_its_schema_refuses_ends_dead_as_invalid(shop):
+    there = shop(doing(lambda _c, _r: None))
+    [job_id] = there.submit(Do())
+    with there.database.plumbing() as tx:
+        tx.execute("""update haulier.jobs set payload = '{"n": "many"}'""")
+
+    there.deliver(job_id)
+
+    job = there.job(job_id)
+    assert (job.state, job.reason) == ("dead", "invalid")
+    assert "/payload/n" in job.error["message"]
+
+
+def test_a_set_is_run_in_order_and_settled_together(shop):
+    seen: list[int] = []
+    there = shop(doing(lambda command, _run: seen.append(command.n)))
+    ids = there.submit(*(Do(n=n) for n in range(20)))
+
+    delivery = there.deliver(*ids)
+
+    assert seen == list(range(20))
+    assert delivery.acknowledged == 1
+    assert there.value("select count(*) from haulier.jobs where state = 'succeeded'") == 20
+    assert there.value("select count(*) from haulier.leases") == 0
+
+
+def test_one_that_fails_in_a_set_harms_no_neighbour(shop):
+    def handler(command, run):
+        note(run)
+        if command.n == 5:
+            raise ValueError
+
+    there = shop(doing(handler))
+
+    there.deliver(*there.submit(*(Do(n=n) for n in range(10))))
+
+    assert there.value("select count(*) from haulier.jobs where state = 'succeeded'") == 9
+    assert there.value("select count(*) from effects") == 9
+
+
+def test_a_doubled_delivery_does_nothing(shop):
+    there = shop(doing(lambda _c, run: note(run)))
+    [job_id] = there.submit(Do())
+
+    first, again = there.deliver(job_id), there.deliver(job_id)
+
+    assert (first.acknowledged, again.acknowledged) == (1, 1)
+    assert there.value("select count(*) from effects") == 1
+
+
+def test_what_is_not_started_when_the_process_stops_is_handed_back_unblamed(shop):
+    def handler(_command, _run):
+        there.stopping.append(True)
+
+    there = shop(doing(handler))
+    ids = there.submit(Do(n=1), Do(n=2), Do(n=3))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "queued", "queued"]
+    assert [there.job(id_).failures for id_ in ids] == [0, 0, 0]
+    assert there.value("select count(*) from haulier.outbox where attempt = 2") == 2
+
+
+def test_a_call_is_made_once_and_its_result_is_kept_for_the_next_attempt(shop):
+    calls: list[str] = []
+
+    def handler(_command, run):
+        result = run.once("charge", lambda key: calls.append(key) or {"id": 9})
+        if run.attempt == 1:
+            raise ValueError("after the call")
+        return result
+
+    there = shop(doing(handler))
+    job = there.run(Do())
+    there.due_now()
+    there.deliver(job.id, attempt=2)
+
+    assert calls == [f"{job.id}:charge:0"]
+    assert there.job(job.id).result == {"id": 9}
+
+
+def test_an_unknown_outcome_is_asked_again_with_the_same_key_or_reviewed(shop):
+    calls: list[str] = []
+
+    def honoured(_command, run):
+        return run.once("charge", lambda key: calls.append(key) or (1 / 0 if len(calls) == 1 else "paid"))
+
+    there = shop(doing(honoured))
+    job = there.run(Do())
+    there.due_now()
+    there.deliver(job.id, attempt=2)
+
+    assert calls == [f"{job.id}:charge:0"] * 2
+    assert there.job(job.id).result == "paid"
+
+
+def test_a_service_that_takes_no_key_is_never_called_blindly_again(shop):
+    calls: list[str] = []
+
+    def naive(_command, run):
+        return run.once("fax", lambda key: calls.append(key) or 1 / 0, honours_key=False)
+
+    there = shop(doing(naive))
+    job = there.run(Do())
+    there.due_now()
+    there.deliver(job.id, attempt=2)
+
+    job = there.job(job.id)
+    assert (job.state, job.reason, len(calls)) == ("dead", "needs_review", 1)
+
+
+def test_a_refusal_is_recorded_as_one(shop):
+    def handler(_command, run):
+        def refuse(_key):
+            raise Refused("card unknown")
+
+        run.once("charge", refuse)
+
+    there = shop(doing(handler))
+
+    there.run(Do())
+
+    assert there.value("select state from haulier.external_calls") == "refused"
+
+
+def test_no_call_to_the_outside_while_a_transaction_is_open(shop):
+    def handler(_command, run):
+        note(run)
+        run.once("charge", lambda _key: pytest.fail("called"))
+
+    there = shop(doing(handler))
+
+    job = there.run(Do())
+
+    assert "inside an open transaction" in job.error["message"]
+
+
+def test_a_long_job_goes_on_from_its_checkpoint_and_shows_its_progress(shop):
+    def handler(_command, run):
+        if run.attempt == 1:
+            run.checkpoint({"page": 3})
+            run.progress(3, 10, "page 3")
+            run.log("half-way", page=3)
+            raise ValueError
+        return run.restored
+
+    there = shop(doing(handler))
+    job = there.run(Do())
+    assert job.progress == {"done": 3, "total": 10, "message": "page 3"}
+    assert there.attempts(job.id)[0].log[0]["message"] == "half-way"
+    there.due_now()
+    there.deliver(job.id, attempt=2)
+
+    assert there.job(job.id).result == {"page": 3}
+
+
+def test_a_job_past_its_limit_is_ended_and_its_thread_writes_nothing(shop):
+    started, ended = threading.Event(), threading.Event()
+
+    def handler(_command, run):
+        note(run)
+        started.set()
+        assert ended.wait(30)
+
+    there = shop(doing(handler, timeout=0.05))
+    [job_id] = there.submit(Do())
+
+    def work():
+        there.deliver(job_id)
+        there.executor.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(30)
+
+    def time_out(lease):
+        with there.database.plumbing() as tx:
+            [held] = workers.held_by(tx, there.worker)
+            late = workers.Lapsed(held.job_id, held.attempt, held.worker_id, False, 0, 3, held.command, True)
+            recovery.take_back(tx, [late], there.handlers)
+
+    gave_up: list[bool] = []
+    deadline = threading.Event()
+    while there.job(job_id).state == "running":
+        there.running.watch(time_out, lambda: gave_up.append(True))
+        deadline.wait(0.02)
+    ended.set()
+    thread.join(30)
+
+    job = there.job(job_id)
+    assert (job.state, job.failures, job.error["code"]) == ("scheduled", 1, "timeout")
+    assert there.value("select count(*) from effects") == 0
+    assert gave_up == []
+
+
+def test_a_suspect_runs_alone_and_only_its_own_crash_counts(shop):
+    there = shop(doing(lambda _c, _r: None))
+    ids = there.submit(Do(n=1), Do(n=2))
+    with there.database.plumbing() as tx:
+        begun, _ = attempts.begin(tx, there.worker, [(id_, 1) for id_ in ids], {"test.do": 30.0})
+        recovery.recover(tx, there.worker, {ids[0]}, there.handlers)
+
+    assert len(begun) == 2
+    assert there.value("select solo from haulier.outbox where job_id = %s", ids[0]) is True
+    assert there.value("select solo from haulier.outbox where job_id = %s", ids[1]) is False
+    assert [there.job(id_).failures for id_ in ids] == [0, 0]
+
+    with there.database.plumbing() as tx:
+        for attempt in (2, 3, 4):
+            tx.execute("update haulier.jobs set state = 'queued' where id = %s and state = 'scheduled'", (ids[0],))
+            attempts.begin(tx, there.worker, [(ids[0], attempt)], {"test.do": 30.0})
+            recovery.recover(tx, there.worker, {ids[0]}, there.handlers)
+
+    job = there.job(ids[0])
+    assert (job.state, job.reason, job.failures) == ("dead", "crashed", 3)
