@@ -28,37 +28,40 @@ select id from haulier.jobs
  order by id limit %(limit)s
 """
 
-MOVE = """
-with recursive looked_at as (
-    select id from haulier.jobs
-     where id = any(%(ids)s) and parent_id is null and finished_at < now() - make_interval(secs => %(age)s)),
-family(root, id) as (
-    select id, id from looked_at
+ENDED = """
+with recursive family(root, id) as (
+    select id, id from haulier.jobs
+     where id = any(%(ids)s) and parent_id is null and finished_at < now() - make_interval(secs => %(age)s)
     union all
     select family.root, child.id from family join haulier.jobs child on child.parent_id = family.id),
 ended as (
     select root from family join haulier.jobs j on j.id = family.id
      group by root
-    having bool_and(j.state in ('succeeded', 'rejected', 'cancelled') and j.finished_at < now() - make_interval(secs => %(age)s))),
-locked as (
-    select j.id from haulier.jobs j where j.id in (select f.id from family f join ended using (root)) order by j.id for update),
-moved as (
-    delete from haulier.jobs j using locked where j.id = locked.id returning j.*),
+    having bool_and(j.state in ('succeeded', 'rejected', 'cancelled') and j.finished_at < now() - make_interval(secs => %(age)s)))
+select id from family where root in (select root from ended) order by id
+"""
+
+# By an array of ids, so that each table is reached through its index whatever the statistics say.
+MOVE = """
+with moved as (
+    delete from haulier.jobs where id = any(%(ids)s) and state in ('succeeded', 'rejected', 'cancelled') returning *),
 attempts as (
-    delete from haulier.attempts a using locked where a.job_id = locked.id returning a.*),
+    delete from haulier.attempts where job_id = any(%(ids)s) returning *),
 events as (
-    delete from haulier.events e using locked where e.job_id = locked.id returning e.*),
+    delete from haulier.events where job_id = any(%(ids)s) returning *),
 calls as (
-    delete from haulier.external_calls c using locked where c.job_id = locked.id)
+    delete from haulier.external_calls where job_id = any(%(ids)s)),
+tried as (
+    select job_id, jsonb_agg(jsonb_strip_nulls(jsonb_build_object('number', number, 'worker_id', worker_id, 'started_at', started_at,
+               'finished_at', finished_at, 'outcome', outcome, 'error', error, 'log', log)) order by number) as list
+      from attempts group by job_id),
+told as (
+    select job_id, jsonb_agg(jsonb_strip_nulls(jsonb_build_object('seq', seq, 'at', at, 'kind', kind, 'state', state, 'attempt', attempt,
+               'who', who, 'data', data)) order by seq) as list
+      from events group by job_id)
 insert into haulier.archive
-select m.*, current_date,
-       coalesce((select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('number', a.number, 'worker_id', a.worker_id, 'started_at', a.started_at,
-                    'finished_at', a.finished_at, 'outcome', a.outcome, 'error', a.error, 'log', a.log)) order by a.number)
-                   from attempts a where a.job_id = m.id), '[]'),
-       coalesce((select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('seq', e.seq, 'at', e.at, 'kind', e.kind, 'state', e.state,
-                    'attempt', e.attempt, 'who', e.who, 'data', e.data)) order by e.seq)
-                   from events e where e.job_id = m.id), '[]')
-  from moved m
+select m.*, current_date, coalesce(tried.list, '[]'), coalesce(told.list, '[]')
+  from moved m left join tried on tried.job_id = m.id left join told on told.job_id = m.id
 """
 
 
@@ -68,7 +71,8 @@ def archive(tx: Tx, age: timedelta, after: UUID | None, limit: int = 500) -> Arc
     ids = [row[0] for row in tx.execute(ROOTS, {"after": after, "age": seconds, "limit": limit})]
     if not ids:
         return Archived(0, 0, None)
-    moved = tx.execute(MOVE, {"ids": ids, "age": seconds}).rowcount
+    ended = [row[0] for row in tx.execute(ENDED, {"ids": ids, "age": seconds})]
+    moved = tx.execute(MOVE, {"ids": ended}).rowcount if ended else 0
     return Archived(len(ids), moved, ids[-1])
 
 
