@@ -165,7 +165,7 @@ class Stream:
         tag = int(properties.message_id)
         self._returned[tag] = f"returned: {method.reply_text}"
         entry = self._open.get(tag)
-        queue = entry[1].queue if entry else None
+        queue = entry[1].queue if entry else ""
         if queue in self._queues and queue not in self._missing:
             self._missing.add(queue)
             self._loop.call_later(DECLARE_AGAIN_AFTER, partial(self._declare_again, queue))

@@ -1,0 +1,71 @@
+# What people type. Each target sets up what it needs, so that any of them may be the first one on a fresh machine.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+# `make demo BROKER=rabbitmq` has a real RabbitMQ carry the messages; `memory` needs none.
+BROKER ?= memory
+# `make test ARGS="tests/rig -x"`
+ARGS ?=
+
+BIN := .venv/bin
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: .venv/ready  ## make .venv from the lock file; quick when nothing has changed
+
+demo: setup  ## run 500 orders through everything (BROKER=rabbitmq: with a real RabbitMQ)
+	@HAULIER_DEMO_BROKER=$(BROKER) $(BIN)/python -m console.demo
+
+test: setup  ## run every test, on real servers (ARGS="…": for pytest)
+	@$(BIN)/python -m console.servers.find
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## check style, types and imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --project pyproject.toml
+	$(BIN)/lint-imports
+
+format: setup  ## put the code into shape
+	$(BIN)/ruff check --fix-only --select I
+	$(BIN)/ruff format
+
+bench: setup  ## measure, beside plain Dramatiq on the same servers
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+check: lint test  ## all that .ci/run does
+
+lock: setup  ## write requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev --upgrade --output-file requirements.lock pyproject.toml
+
+.PHONY: help setup demo test lint format bench check lock
+
+# Prints a Python that will do, or says what is missing.
+define find_python
+for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
+    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+    found=$$python; \
+    "$$python" -c 'import ensurepip, venv' 2>/dev/null && break; \
+    lacking=$$python; found=; \
+done; \
+if [ -z "$$found" ] && [ -n "$$lacking" ]; then \
+    echo "$$lacking has no venv; install it (on Debian and Ubuntu: apt-get install $${lacking}-venv)" >&2; exit 1; \
+elif [ -z "$$found" ]; then \
+    echo "Python 3.11 or newer is needed and none was found; install it, or say where it is: make PYTHON=/path/to/python" >&2; exit 1; \
+fi
+endef
+
+.venv/ready: pyproject.toml requirements.lock
+	@$(find_python); \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    echo "setting up .venv with $$($$found --version)"; \
+	    $$found -m venv --clear .venv || exit 1; \
+	fi; \
+	echo "installing what requirements.lock names; the first time this takes a minute or two"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock || exit 1; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --no-index --editable . || exit 1; \
+	touch $@; \
+	echo "ready: $(BIN)/haulier"
