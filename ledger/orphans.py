@@ -26,8 +26,13 @@ on conflict (digest) do update set times = orphan_messages.times + 1, last_at = 
 def keep(tx: Tx, queue: str, body: bytes, reason: str, headers: dict[str, Any] | None = None) -> None:
     """Keep an unreadable message; the same one again is counted, not kept twice."""
     digest = hashlib.sha256(queue.encode() + b"\0" + body).digest()
-    text = orjson.dumps(headers, default=repr).decode() if headers else None
+    text = orjson.dumps({_storable(name): _storable(value) for name, value in headers.items()}).decode() if headers else None
     tx.execute(KEEP, (uuid7(), queue, body[:KEPT_BYTES], text, reason, digest))
+
+
+def _storable(value: object) -> str:
+    """As text without what Postgres refuses in jsonb: a forged message may have anything in its headers."""
+    return str(value).replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 LIST = """

@@ -25,7 +25,7 @@ class Command(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     command_name: ClassVar[str]
-    example: ClassVar[Mapping[str, Any]]
+    example: ClassVar[dict[str, Any]]
 
 
 class CommandError(Exception):

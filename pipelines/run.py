@@ -51,6 +51,13 @@ class Run(Protocol):
         """
         ...
 
+    def read(self) -> AbstractContextManager[Connection]:
+        """A short look at the database before a `once` call; it ends, and lets go of everything, with the block.
+
+        Not while `transaction` is open (`RuntimeError`): that one reads as well.
+        """
+        ...
+
     def session(self) -> AbstractContextManager[Session]:
         """The same transaction through the ORM; costs the client about five times as much CPU a statement."""
         ...

@@ -18,7 +18,7 @@ import orjson
 import psycopg
 import structlog
 from psycopg import OperationalError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -28,10 +28,10 @@ from config.transport.message import Message
 from ledger import attempts, jobs
 from ledger.attempts import Begun, End, Lease, LeaseLostError, Success
 from ledger.connection import Database
-from pipelines.command import Handler, Rejected, Snooze
+from pipelines.command import Command, Handler, Rejected, Snooze
 from workers import metrics, outcome
 from workers.delivery import Delivery
-from workers.outcome import CutShortError
+from workers.outcome import CutShortError, InvalidPayloadError
 from workers.run import AttemptRun
 from workers.running import Running
 from workers.slots import Slots
@@ -152,8 +152,7 @@ class Executor:
         entry = self._running.enter(lease, run, handler.timeout)
         started = time.perf_counter()
         try:
-            command = handler.command.model_validate_json(job.payload)
-            found = handler.function(command, run)
+            found = handler.function(_parse(handler, job), run)
             if isinstance(found, Rejected | Snooze):
                 end: object = found
             else:
@@ -328,6 +327,13 @@ def _in_transaction(connection: Connection) -> None:
     """The ledger writes through the driver: see to it that its transaction has begun for SQLAlchemy as well, so that commit commits."""
     if not connection.in_transaction():
         connection.begin()
+
+
+def _parse(handler: Handler, job: Begun) -> Command:
+    try:
+        return handler.command.model_validate_json(job.payload)
+    except ValidationError as error:
+        raise InvalidPayloadError(error) from None
 
 
 def _json(found: object) -> str | None:

@@ -22,6 +22,14 @@ class NeedsReviewError(Exception):
     """A call whose outcome nobody knows, to a service that takes no key: a person must look before the job may run again."""
 
 
+class InvalidPayloadError(Exception):
+    """The stored payload does not satisfy the command's schema (it came by SQL, or the schema has changed)."""
+
+    def __init__(self, error: ValidationError) -> None:
+        found = ("/payload/" + "/".join(str(part) for part in problem["loc"]) + ": " + problem["msg"] for problem in error.errors())
+        super().__init__("the payload does not satisfy the command's schema: " + "; ".join(found))
+
+
 class CutShortError(Exception):
     """The attempt was cut short by no fault of the job: a shutdown, or the database going away."""
 
@@ -37,8 +45,8 @@ def judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, log: s
             return end("rejected", "rejected", error=_error(code, message))
         case Snooze(seconds=seconds) | Snoozed(seconds=seconds):
             return end("scheduled", "snoozed", wait=max(0.0, seconds))
-        case ValidationError():
-            return end("dead", "died", reason="invalid", error=_error("invalid", _problems(found)))
+        case InvalidPayloadError():
+            return end("dead", "died", reason="invalid", error=_error("invalid", str(found)))
         case NeedsReviewError():
             return end("dead", "died", reason="needs_review", error=_raised(found, "needs_review"))
         case CutShortError() if begun.attempt - begun.failures < INTERRUPTIONS:
@@ -100,11 +108,6 @@ def code_of(error: BaseException) -> str:
 
 def _snooze(handler: Handler, error: BaseException) -> float | None:
     return next((seconds for kind, seconds in handler.snoozes.items() if isinstance(error, kind)), None)
-
-
-def _problems(error: ValidationError) -> str:
-    found = ("/payload/" + "/".join(str(part) for part in problem["loc"]) + ": " + problem["msg"] for problem in error.errors())
-    return "the payload does not satisfy the command's schema: " + "; ".join(found)
 
 
 def _raised(error: BaseException, code: str) -> str:

@@ -86,6 +86,16 @@ class AttemptRun:
         yield self.open
 
     @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        if self.open is not None:
+            raise RuntimeError("run.read() inside an open transaction; read through the transaction itself")
+        connection = self._connect()
+        try:
+            yield connection
+        finally:
+            connection.rollback()
+
+    @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
         with self.transaction() as connection:
             if self._session is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -29,13 +29,12 @@ class Books:
 
     def submit(self, count: int = 1, **facts: Any) -> list[UUID]:
         ids = [uuid7() for _ in range(count)]
-        wishes = [
-            jobs.Submission(**{"id": id_, "tenant_id": self.tenant, "command": "test.run", "queue": "test", "payload": b'{"n": 1}',
-                               "max_failures": 3, **facts})
-            for id_ in ids
-        ]  # fmt: skip
+        wishes = [replace(self.wish(id_), **facts) for id_ in ids]
         assert jobs.submit(self.tx, wishes) == set(ids)
         return ids
+
+    def wish(self, job_id: UUID | None = None) -> jobs.Submission:
+        return jobs.Submission(job_id or uuid7(), self.tenant, "test.run", "test", b'{"n": 1}', max_failures=3)
 
     def begin(self, *ids: UUID, attempt: int = 1, worker: UUID | None = None) -> list[Begun]:
         begun, _ = attempts.begin(self.tx, worker or self.worker, [(id_, attempt) for id_ in ids], TIMEOUTS)

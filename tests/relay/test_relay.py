@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 
 from config.ids import uuid7
 from config.settings import Settings
-from config.transport import Unconfirmed
+from config.transport import Transport, Unconfirmed
 from ledger import jobs, keys, workers
 from ledger.connection import Database
 from ledger.outbox import Claimed
@@ -66,7 +67,7 @@ def submit(database: Database, count: int, **facts) -> list:
 
 @contextmanager
 def running(database: Database, wire: Wire, **settings) -> Iterator[Relay]:
-    relay = Relay(Settings(**settings), database, wire)
+    relay = Relay(Settings(**settings), database, cast("Transport", wire))
     thread = threading.Thread(target=relay.run)
     thread.start()
     try:

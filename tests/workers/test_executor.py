@@ -57,7 +57,7 @@ def after(_command: After, _run):
 
 def doing(function, **policy):
     """A handler of test.do that does this."""
-    return handles(Do, queue="test", **{"retry": Retry(max_failures=3, backoff=lambda _failures: 60.0), **policy})(function)
+    return handles(Do, queue="test", retry=Retry(max_failures=3, backoff=lambda _failures: 60.0), **policy)(function)
 
 
 def raising(error):
