@@ -56,6 +56,7 @@ class Executor:
         running: Running,
         slots: Slots,
         stopping: Callable[[], bool],
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self.worker_id = worker_id
         self.begun_through: dict[str, float] = {}
@@ -65,6 +66,7 @@ class Executor:
         self._running = running
         self._slots = slots
         self._stopping = stopping
+        self._wake = wake
         self._tenants: dict[int, str] = {}
         self._free_slots = list(range(slots.threads))
         self._local = threading.local()
@@ -191,6 +193,8 @@ class Executor:
             connection.commit()
         run.open = None
         reach("worker.after_settle")
+        if follow_ups:
+            self._wake()
         metrics.ENDED.labels("succeeded").inc()
         return None
 
@@ -213,6 +217,8 @@ class Executor:
             log.warning("lease lost; this attempt's end is not written", job=str(end.job_id), attempt=end.attempt)
             return
         metrics.ENDED.labels(end.kind).inc()
+        if end.state in {"queued", "rejected", "dead"}:
+            self._wake()  # it, or the follow-up of its end, is due now
         log.info("attempt ended", end=end.kind, job=str(end.job_id), attempt=end.attempt, state=written[end.job_id], reason=end.reason)
 
     def _hand_back(self, left: Sequence[Begun]) -> None:

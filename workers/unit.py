@@ -26,6 +26,7 @@ from config.signals import on_stop
 from ledger import attempts, orphans, workers
 from ledger.attempts import End, Lease
 from ledger.connection import Database
+from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
 from workers import metrics, outcome
@@ -60,8 +61,9 @@ class Unit:
         self._running = Running()
         self._stop = threading.Event()
         self._code = 0
+        self._waker = Waker(database)
         slots.sign(self.id)
-        self._executor = Executor(self.id, database, handlers, self._running, slots, self._stop.is_set)
+        self._executor = Executor(self.id, database, handlers, self._running, slots, self._stop.is_set, self._waker.wake)
         self._broker = make_broker(self._executor.execute)
         self._worker = dramatiq.Worker(self._broker, queues=set(self._queues), worker_threads=slots.threads, worker_timeout=250)
         self._beat = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
@@ -70,6 +72,7 @@ class Unit:
     def start(self) -> None:
         with self._database.plumbing() as tx:
             workers.register(tx, self.id, "worker", RELEASE, self._queues, list(self._handlers))
+        self._waker.start()
         self._beat.start()
         self._watch.start()
         self._worker.start()
@@ -91,6 +94,7 @@ class Unit:
         while stopper.is_alive() and time.monotonic() < until and not (self._code == REPLACE_ME and self._only_stuck()):
             stopper.join(0.05)
         self._hand_back_running()
+        self._waker.close()
         try:
             with self._database.plumbing() as tx:
                 workers.stop(tx, self.id)

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+import httpx2
 import orjson
 
 from config import logs
@@ -23,11 +24,11 @@ from console.servers.process import ServerError
 
 #: So many orders at a time, and a look at the rest between.
 SET = 25
-LOOK_EVERY = 0.5
+LOOK_EVERY = 1.0
 #: Seconds: how long the outage lasts at least, how long it may take to be noticed, and the orders to end.
 OUTAGE = 2.0
 NOTICED_WITHIN = 30.0
-DONE_WITHIN = 120.0
+DONE_WITHIN = 180.0
 
 
 def main() -> int:
@@ -47,7 +48,7 @@ def main() -> int:
     try:
         with staged(broker) as stage:
             return play(stage, plan)
-    except (StageError, ServerError, NotAcceptedError) as error:
+    except (StageError, ServerError, NotAcceptedError, httpx2.HTTPError) as error:
         print(f"the demo could not go on: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from console.demo.plan import Order
 
 HANDS = 12
 #: Jobs that are asked for in one request.
-TOGETHER = 250
+TOGETHER = 100
 TRIES = 20
 
 

@@ -114,13 +114,14 @@ class Relay:
     def _land(self, tx: psycopg.Connection[Any], *, wait: bool = False) -> None:
         """Look at the batches whose confirms are in, oldest first; `wait` for at least one."""
         while self._flying and (wait or self._flying[0][1].done()):
-            _, future = self._flying.popleft()
-            unconfirmed = future.result()
+            unconfirmed = self._flying[0][1].result()
             reach("relay.after_confirm")
             wait = False
-            if unconfirmed:
-                ids = [job.job_id for failed in unconfirmed for job in failed.message.jobs]
+            ids = [job.job_id for failed in unconfirmed for job in failed.message.jobs]
+            if ids:
                 outbox.unmark(tx, ids)
+            self._flying.popleft()  # not before it is unmarked: the database may have gone away
+            if ids:
                 metrics.UNCONFIRMED.inc(len(ids))
                 log.warning("not confirmed; to be announced again", jobs=len(ids), reason=unconfirmed[0].reason)
                 self._stop.wait(self._settings.poll)
@@ -135,6 +136,7 @@ class Relay:
         workers.heartbeat(tx, self._id)
         for queue in self._windows:
             metrics.LAG.labels(queue).set(outbox.oldest(tx, queue))
+            self._transport.depth(queue)  # asked now: the answer is there, and fresh, when it is looked at
 
     def _look_again(self, tx: psycopg.Connection[Any]) -> None:
         """What was announced and seems lost is announced again (invariant 12)."""

@@ -1,0 +1,47 @@
+"""Haulier's side of the work: two commands, run by `haulier work` with HAULIER_HANDLERS=benchmarks.commands:HANDLERS."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sqlalchemy import text
+
+from benchmarks import effect
+from benchmarks.records import own_writer
+from pipelines.command import Command, Handler, handles
+from pipelines.run import Run
+
+QUEUE = "bench"
+INSERT = text(effect.INSERT.format(":number"))
+UPDATE = text(effect.UPDATE.format(":account"))
+
+
+class _Numbered(Command):
+    example: ClassVar = {"number": 1, "data": ""}
+
+    number: int
+    data: str
+
+
+class Noop(_Numbered):
+    command_name: ClassVar[str] = "bench.noop"
+
+
+class Durable(_Numbered):
+    command_name: ClassVar[str] = "bench.durable"
+
+
+@handles(Noop, queue=QUEUE)
+def run_noop(command: Noop, run: Run) -> None:
+    own_writer().end(command.number)
+
+
+@handles(Durable, queue=QUEUE)
+def run_durable(command: Durable, run: Run) -> None:
+    with run.transaction() as db:
+        if db.execute(INSERT, {"number": command.number}).rowcount:
+            db.execute(UPDATE, {"account": command.number % effect.ACCOUNTS})
+    own_writer().end(command.number)
+
+
+HANDLERS: dict[str, Handler] = {handler.name: handler for handler in (run_noop, run_durable)}

@@ -1,0 +1,113 @@
+"""One measurement: a backlog drained, or jobs one at a time on an idle system."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+
+from benchmarks import effect
+from benchmarks.contender import Contender, Place, await_
+from benchmarks.processes import calibrate, machine_seconds, processor_seconds, settle
+
+#: Jobs before the clock starts: connections are open, statements are prepared, run times are known.
+WARM_UP = 500
+#: Seconds between two single jobs.
+PAUSE = 0.02
+
+
+@dataclass
+class Measurement:
+    workload: str
+    contender: str
+    round: int
+    jobs: int
+    calibration: float
+    settled: bool
+    cpu: dict[str, float]
+    machine: float
+    rate: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@contextmanager
+def processor_time(roots: dict[str, int], jobs: int) -> Iterator[tuple[dict[str, float], list[float]]]:
+    """Milliseconds a job, by group, and of the whole machine; filled in at the end."""
+    groups: dict[str, float] = {}
+    machine: list[float] = []
+    before, machine_before = processor_seconds(roots), machine_seconds()
+    yield groups, machine
+    after = processor_seconds(roots)
+    groups.update({role: round((after[role] - before[role]) * 1000 / jobs, 4) for role in roots})
+    machine.append(round((machine_seconds() - machine_before) * 1000 / jobs, 4))
+
+
+def drain(contender: Contender, place: Place, servers: dict[str, int], workload: str, name: str, turn: int, jobs: int) -> Measurement:
+    kind = "noop" if workload == "w1" else "durable"
+    contender.submit(kind, range(-WARM_UP, 0))
+    await_(lambda: place.reader.count() == WARM_UP, "the warm-up", place)
+    contender.hold()
+    contender.submit(kind, range(jobs))
+    roots = servers | place.processes.pids()
+    settled = _prepare(place, roots)
+    calibration = calibrate()
+    with processor_time(roots, jobs) as (cpu, machine):
+        started = time.time()
+        contender.release()
+        await_(lambda: place.reader.count() == WARM_UP + jobs, f"{jobs} jobs", place, seconds=300)
+        await_(lambda: contender.ended_at() is not None, "the last job's end", place)
+    ended = contender.ended_at()
+    assert ended is not None
+    if kind == "durable":
+        _check_effects(place, WARM_UP + jobs)
+    rate = round(jobs / (ended - started), 1)
+    return Measurement(workload, name, turn, jobs, calibration, settled, cpu, machine[0], rate=rate)
+
+
+def latency(contender: Contender, place: Place, servers: dict[str, int], name: str, turn: int, jobs: int) -> Measurement:
+    for number in range(-20, 0):
+        _do_one(contender, place, number, before=20 + number)
+    roots = servers | place.processes.pids()
+    settled = _prepare(place, roots)
+    calibration = calibrate()
+    submitted: list[float] = []
+    with processor_time(roots, jobs) as (cpu, machine):
+        for number in range(jobs):
+            submitted.append(_do_one(contender, place, number, before=20 + number))
+            time.sleep(PAUSE)
+    with psycopg.connect(place.database_url) as database:
+        committed = effect.commits(database)
+    taken = [(committed[number] - submitted[number]) * 1000 for number in range(jobs)]
+    cuts = [round(cut, 2) for cut in statistics.quantiles(taken, n=100)]
+    return Measurement("w3", name, turn, jobs, calibration, settled, cpu, machine[0], p50=cuts[49], p95=cuts[94], p99=cuts[98])
+
+
+def _do_one(contender: Contender, place: Place, number: int, *, before: int) -> float:
+    started = time.time()
+    contender.submit_one(number)
+    await_(lambda: place.reader.count() > before, f"job {number}", place, seconds=20, pause=0.001)
+    return started
+
+
+def _prepare(place: Place, roots: dict[str, int]) -> bool:
+    """Begin in a quiet moment, and not within a checkpoint."""
+    with psycopg.connect(place.database_url, autocommit=True) as database:
+        database.execute("checkpoint")
+    return settle(roots)
+
+
+def _check_effects(place: Place, jobs: int) -> None:
+    with psycopg.connect(place.database_url, autocommit=True) as database:
+        found = effect.count(database)
+    if found != (jobs, jobs):
+        raise RuntimeError(f"{jobs} jobs must have {jobs} effects, {found[0]} jobs had {found[1]}")

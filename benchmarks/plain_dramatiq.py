@@ -1,0 +1,54 @@
+"""Plain Dramatiq with its default middleware: two processes of eight threads, effects in transactions of their own, nothing else.
+
+A backlog is held at a gate in front of each job's work, and has ended when its last job has: before the last acknowledgement.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dramatiq import Message
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+from benchmarks.contender import DATA, WORKER_PROCESSES, Place
+
+QUEUE = "plain"
+THREADS = 8
+
+
+class PlainDramatiq:
+    def __init__(self, place: Place, *, prefetch: int | None = None) -> None:
+        self._place = place
+        self._broker = RabbitmqBroker(url=place.broker_url)
+        self._broker.declare_queue(QUEUE)
+        environment = {
+            "BENCH_DATABASE_URL": place.database_url,
+            "BENCH_BROKER_URL": place.broker_url,
+            "BENCH_RECORDS": str(place.reader.directory),
+        }
+        if prefetch is not None:
+            environment["dramatiq_queue_prefetch"] = str(prefetch)
+        command = [sys.executable, "-m", "dramatiq", "benchmarks.plain", "--processes", str(WORKER_PROCESSES), "--threads", str(THREADS)]
+        place.processes.start("work", command, environment)
+
+    def hold(self) -> None:
+        self._place.reader.shut()
+
+    def submit(self, kind: str, numbers: range) -> None:
+        for number in numbers:
+            self._enqueue(kind, number)
+
+    def release(self) -> None:
+        self._place.reader.open()
+
+    def submit_one(self, number: int) -> None:
+        self._enqueue("durable", number)
+
+    def ended_at(self) -> float | None:
+        return max(self._place.reader.ends().values())
+
+    def close(self) -> None:
+        self._broker.close()
+
+    def _enqueue(self, kind: str, number: int) -> None:
+        self._broker.enqueue(Message(QUEUE, kind, (), {"number": number, "data": DATA}, {}))

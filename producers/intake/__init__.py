@@ -1,0 +1,1 @@
+"""The HTTP door: check, submit, 202; and what clients and operators see of their jobs."""

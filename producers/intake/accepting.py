@@ -1,0 +1,97 @@
+"""`POST /v1/jobs`: check, submit, 202. A plain Starlette route: FastAPI's machinery would cost more than all the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ledger import reading
+from producers.intake import metrics
+from producers.intake.auth import SUBMIT, Access, authenticate
+from producers.intake.contract import Responses, header, problems
+from producers.intake.parsing import read_json, read_key, read_traceparent, refuse_waiting
+from producers.intake.parts import Parts, Tx, parts_of
+from producers.intake.problems import Problem
+from producers.intake.representation import Viewer, answer, as_submitted, polling
+from producers.intake.writing import Accepted
+from producers.submission import Wish, fingerprint_of, prepare, read_wish
+
+
+async def accept_job(request: Request) -> Response:
+    parts = parts_of(request)
+    key = await authenticate(request, SUBMIT)
+    refuse_waiting(request.headers)
+    name = read_key(request.headers)
+    body = await read_json(request, parts.settings)
+    assert key.tenant_id is not None
+    wish = prepare(
+        read_wish(body),
+        parts.handlers,
+        key.tenant_id,
+        key=name,
+        fingerprint=fingerprint_of(body) if name else b"",
+        who=f"key:{key.prefix}",
+        traceparent=read_traceparent(request.headers),
+    )
+    accepted = await parts.writers.submit(wish)
+    access = Access(key)
+    if accepted.submitted_at is None or accepted.due_at is None:
+        return await _show_again(parts, access, accepted)
+    metrics.ACCEPTED.labels(wish.command).inc()
+    job = as_submitted(wish, accepted.submitted_at, accepted.due_at)
+    return _receipt(Viewer(access, parts.handlers).job(job), polling(job))
+
+
+async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Response:
+    """A repeat: the same job, as it stands now."""
+
+    def read(tx: Tx) -> reading.Job | None:
+        return reading.job(tx, accepted.job_id, access.tenants(tx))
+
+    job = await parts.door.use_aside(read)
+    if job is None:
+        raise Problem("gone", "the job of this Idempotency-Key was kept for its time and is gone; nothing new was accepted")
+    if accepted.repeated:
+        metrics.REPEATED.inc()
+    replayed = {"idempotency-replayed": "true"} if accepted.repeated else {}
+    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | replayed)
+
+
+def _receipt(shown: dict[str, Any], headers: dict[str, str]) -> Response:
+    return answer(shown, 202, {"location": f"/v1/jobs/{shown['id']}", **headers})
+
+
+def document() -> dict[str, Any]:
+    """The route's part of the OpenAPI document."""
+    responses: Responses = {
+        "202": {
+            "description": "Accepted: the job is durably kept. With `Idempotency-Replayed: true` it was accepted before.",
+            "headers": {
+                "Location": header("the job"),
+                "Idempotency-Replayed": header("true for a repeat with the same key and body"),
+                "Retry-After": header("seconds until asking again is worthwhile"),
+            },
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}},
+            "links": {"job": {"operationId": "show_job", "parameters": {"job_id": "$response.body#/id"}}},
+        },
+        **{str(status): problem for status, problem in problems(408, 409, 410, 413, 415, 422).items()},
+    }
+    operation: dict[str, Any] = {
+        "operationId": "accept_job",
+        "summary": "Submit a job",
+        "tags": ["jobs"],
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "the caller's name for this wish, kept for 7 days: the same key and body are the same job. Quoted or not.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+            }
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": Wish.model_json_schema()}}},
+        "responses": responses,
+    }
+    return {"post": operation}

@@ -1,0 +1,67 @@
+"""The intake put together: its routes, what they work with, and the order in which it comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from config.settings import RELEASE, Settings
+from ledger import keys
+from ledger.connection import Database
+from ledger.waking import Waker
+from pipelines.command import Handler
+from producers.intake import dead_letters, jobs, operating, problems, tenants
+from producers.intake.accepting import accept_job, document
+from producers.intake.auth import Keyring
+from producers.intake.contract import Contract, describe
+from producers.intake.gate import Gate
+from producers.intake.parts import Door, Parts
+from producers.intake.submitting import Writers
+
+
+def create_app(
+    settings: Settings,
+    database: Database,
+    handlers: Mapping[str, Handler],
+    *,
+    transport_problem: Callable[[], str | None] | None = None,
+) -> FastAPI:
+    """The ASGI app. `transport_problem` says what is wrong with the broker, which an intake shows and does not need."""
+    app = FastAPI(title="Haulier", version=RELEASE, redoc_url=None, redirect_slashes=False, lifespan=_live)
+    for module in (jobs, dead_letters, operating, tenants):
+        app.include_router(module.router)
+    contract = Contract(describe(app, {"/v1/jobs": document()}))
+    app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
+    app.openapi = lambda: contract.document
+    problems.handle(app)
+    app.add_middleware(Gate, contract=contract)
+    app.state.parts = _assemble(settings, database, handlers, contract, transport_problem)
+    return app
+
+
+def _assemble(
+    settings: Settings,
+    database: Database,
+    handlers: Mapping[str, Handler],
+    contract: Contract,
+    transport_problem: Callable[[], str | None] | None,
+) -> Parts:
+    door = Door(database, min(settings.request_deadline, database.deadlines.call))
+    keyring = Keyring(lambda text: door.use(lambda tx: keys.find_key(tx, text)))
+    writers = Writers(database, settings.request_deadline, Waker(database))
+    return Parts(settings, door, handlers, keyring, writers, contract, transport_problem)
+
+
+@contextlib.asynccontextmanager
+async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    parts: Parts = app.state.parts
+    parts.writers.start()
+    try:
+        yield {}
+    finally:
+        await asyncio.to_thread(parts.writers.close)

@@ -1,0 +1,138 @@
+"""Who calls, and what they may do: a bearer key, its role, and the tenants that every query is held to."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query
+from starlette.requests import Request
+
+from ledger import keys
+from ledger.keys import Key
+from producers.intake.parts import Tx, parts_of
+from producers.intake.problems import Problem, not_found
+
+READ = frozenset(keys.ROLES)
+SUBMIT = frozenset({"submitter", "admin"})
+CANCEL = frozenset({"submitter", "operator", "admin", "platform"})
+OPERATE = frozenset({"operator", "admin", "platform"})
+ADMINISTER = frozenset({"admin", "platform"})
+PLATFORM = frozenset({"platform"})
+
+CHALLENGE = 'Bearer realm="haulier"'
+
+
+class Keyring:
+    """Keys seen lately. A revoked one is refused within `keep` seconds, and a thousand requests ask the ledger once."""
+
+    def __init__(self, find: Callable[[str], Key | None], *, keep: float = 3, size: int = 10_000) -> None:
+        self._find = find
+        self._keep = keep
+        self._size = size
+        self._known: dict[bytes, tuple[float, Key | None]] = {}
+        self._asked: dict[bytes, asyncio.Task[Key | None]] = {}
+
+    async def find(self, text: str) -> Key | None:
+        """The live key that this text is, or None."""
+        if keys.read_prefix(text) is None:
+            return None
+        name = hashlib.sha256(text.encode()).digest()
+        known = self._known.get(name)
+        if known and known[0] > time.monotonic():
+            return known[1]
+        if name not in self._asked:
+            self._asked[name] = asyncio.create_task(self._ask(name, text))
+        return await asyncio.shield(self._asked[name])
+
+    async def _ask(self, name: bytes, text: str) -> Key | None:
+        asked_at = time.monotonic()
+        try:
+            key = await asyncio.to_thread(self._find, text)
+        finally:
+            del self._asked[name]
+        if len(self._known) >= self._size:
+            self._known.clear()
+        self._known[name] = (asked_at + self._keep, key)
+        return key
+
+
+async def authenticate(request: Request, roles: frozenset[str]) -> Key:
+    """The caller's key. Raises Problem: 401 without a live key, 403 without one of the roles."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Problem("unauthenticated", "give an API key as Authorization: Bearer hl_…", headers={"www-authenticate": CHALLENGE})
+    key = await parts_of(request).keyring.find(text.strip())
+    if key is None:
+        challenge = f'{CHALLENGE}, error="invalid_token"'
+        raise Problem("unauthenticated", "the API key is unknown, expired or revoked", headers={"www-authenticate": challenge})
+    if key.role not in roles:
+        challenge = f'{CHALLENGE}, error="insufficient_scope"'
+        detail = f"a key of role {key.role} may not do this; it takes {', '.join(sorted(roles))}"
+        raise Problem("forbidden", detail, headers={"www-authenticate": challenge})
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A caller, and the tenant that a platform key asked for."""
+
+    key: Key
+    wanted: str | None = None
+
+    @property
+    def who(self) -> str:
+        return f"key:{self.key.prefix}"
+
+    @property
+    def payloads(self) -> bool:
+        return self.key.payloads
+
+    def tenants(self, tx: Tx) -> list[int] | None:
+        """Whose things the caller may see: tenant ids, or None for all."""
+        if self.key.tenant_id is None and self.wanted == "*":
+            return None
+        return [self.tenant_id(tx)]
+
+    def tenant_id(self, tx: Tx) -> int:
+        """The one tenant that is meant. A key of a tenant needs no database for it."""
+        if self.key.tenant_id is not None:
+            if self.wanted not in {None, self.key.tenant}:
+                raise Problem("forbidden", "only a platform key may name another tenant", headers={"www-authenticate": CHALLENGE})
+            return self.key.tenant_id
+        if self.wanted is None or self.wanted == "*":
+            raise Problem("malformed-request", "a platform key says which tenant it means: add ?tenant=<slug>")
+        tenant = keys.find_tenant(tx, self.wanted)
+        if tenant is None:
+            raise not_found(f"tenant {self.wanted!r}")
+        return tenant.id
+
+    def slugs(self, tx: Tx) -> dict[int, str]:
+        """Names for tenant ids, for those who see more than one tenant."""
+        return {} if self.key.tenant_id is not None else {tenant.id: tenant.slug for tenant in keys.list_tenants(tx)}
+
+
+WantedTenant = Annotated[str | None, Query(max_length=63, description="for platform keys: a tenant's slug, or * for all")]
+
+
+def may(roles: frozenset[str]) -> Callable[..., object]:
+    """A dependency: the caller, if their role is one of these."""
+
+    async def check(request: Request, tenant: WantedTenant = None) -> Access:
+        return Access(await authenticate(request, roles), tenant)
+
+    return check
+
+
+Reader = Annotated[Access, Depends(may(READ))]
+Canceller = Annotated[Access, Depends(may(CANCEL))]
+Operator = Annotated[Access, Depends(may(OPERATE))]
+Administrator = Annotated[Access, Depends(may(ADMINISTER))]
+
+
+async def only_platform(request: Request) -> Access:
+    return Access(await authenticate(request, PLATFORM))

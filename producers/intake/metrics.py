@@ -1,0 +1,27 @@
+"""What an intake counts. No label names a tenant: there may be thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import REGISTRY, Counter, Histogram, Metric, generate_latest
+
+REQUESTS = Counter("haulier_requests_total", "Requests answered", ["method", "route", "status"])
+SECONDS = Histogram(
+    "haulier_request_seconds", "Time to answer", ["method", "route"], buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15)
+)
+ACCEPTED = Counter("haulier_jobs_accepted_total", "Jobs accepted", ["command"])
+REPEATED = Counter("haulier_submissions_repeated_total", "Submissions whose Idempotency-Key named a job already there")
+SET_SIZE = Histogram("haulier_commit_jobs", "Jobs written by one commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200))
+
+
+class _Ours:
+    """The metrics of this process that are the product's own."""
+
+    def collect(self) -> Iterable[Metric]:
+        return (metric for metric in REGISTRY.collect() if metric.name.startswith("haulier_"))
+
+
+def expose() -> bytes:
+    """In Prometheus' text format."""
+    return generate_latest(_Ours())  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,107 @@
+"""Read a request: its body, counted and parsed once, and the headers that mean something here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from config.settings import Settings
+from producers import strict_json
+from producers.intake.problems import Problem
+from producers.submission import check_key, point_at
+
+_JSON = re.compile(r'application/json\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
+_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+async def read_json(request: Request, settings: Settings) -> Any:
+    """The body's value. Raises Problem."""
+    check_media_type(request.headers)
+    body = await read_body(request, settings.max_job_bytes, settings.request_deadline)
+    return parse(body, settings.max_depth)
+
+
+def parse(body: bytes, max_depth: int) -> Any:
+    try:
+        return strict_json.read(body, max_depth)
+    except strict_json.JsonTooLargeError as error:
+        raise Problem("too-large", error.detail) from None
+    except strict_json.JsonError as error:
+        errors = [] if error.pointer is None else [(point_at(error.pointer), error.detail)]
+        raise Problem("malformed-json", error.detail, errors=errors) from None
+
+
+def check_media_type(headers: Headers) -> None:
+    given = headers.get("content-type", "")
+    if not _JSON.fullmatch(given):
+        raise Problem("unsupported-media-type", f"the body must be application/json in UTF-8, got {given[:100]!r}")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "a compressed body is not taken", headers={"accept-encoding": "identity"})
+
+
+async def read_body(request: Request, limit: int, deadline: float) -> bytes:
+    """All of the body, which has `deadline` seconds to arrive; refused as soon as it is known to be over the limit."""
+    announced = request.headers.get("content-length", "")
+    too_large = Problem("too-large", f"the body must be at most {limit} bytes")
+    if announced.isdigit() and int(announced[:20]) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(deadline):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem("request-timeout", f"the body did not arrive within {deadline:g} s", headers={"connection": "close"}) from None
+    return b"".join(chunks)
+
+
+def read_key(headers: Headers) -> str | None:
+    """The Idempotency-Key: a structured field's String, or the same without quotes."""
+    values = headers.getlist("idempotency-key")
+    if not values:
+        return None
+    if len(values) > 1:
+        raise Problem("malformed-request", "the header Idempotency-Key was given more than once")
+    text = values[0].strip()
+    quoted = _QUOTED.fullmatch(text)
+    if quoted:
+        text = re.sub(r"\\(.)", r"\1", quoted[1])
+    elif text.startswith('"'):
+        raise Problem("malformed-request", "the header Idempotency-Key begins with a quote and is no quoted string")
+    try:
+        return check_key(text)
+    except ValueError as error:
+        raise Problem("malformed-request", f"the header Idempotency-Key is malformed: {error}") from None
+
+
+def read_traceparent(headers: Headers) -> str | None:
+    """The caller's trace (W3C Trace Context); one that is malformed starts a new trace, as the standard asks."""
+    given = headers.get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else None
+
+
+def refuse_waiting(headers: Headers) -> None:
+    """A client that asks us to wait would take the early answer for the late one."""
+    if any(part.strip().lower().startswith("wait") for value in headers.getlist("prefer") for part in value.split(",")):
+        raise Problem("not-supported", "Prefer: wait is not supported yet; poll the job with its ETag instead")
+
+
+def accepts_json(headers: Headers) -> bool:
+    """Whether an answer in JSON is one that the client takes."""
+    accepted = ",".join(headers.getlist("accept"))
+    return not accepted.strip() or any(_takes_json(part) for part in accepted.split(","))
+
+
+def _takes_json(part: str) -> bool:
+    media_type, *parameters = (each.strip().lower() for each in part.split(";"))
+    refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return media_type in {"application/json", "application/*", "*/*"} and not refused

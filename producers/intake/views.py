@@ -1,0 +1,192 @@
+"""The answers' shapes, for the OpenAPI document; what is sent is made in `representation`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+State = Literal["scheduled", "waiting", "queued", "running", "succeeded", "rejected", "dead", "cancelled"]
+Role = Literal["viewer", "submitter", "operator", "admin", "platform"]
+
+
+class View(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FamilyView(View):
+    state: Literal["active", "succeeded", "rejected", "dead", "cancelled"]
+    counts: dict[State, int]
+
+
+class ErrorView(View):
+    code: str | None = Field(description="stable; GET /v1/commands documents it")
+    message: str | None
+    attempt: int
+
+
+class ProgressView(View):
+    done: int
+    total: int
+    message: str
+
+
+class JobView(View):
+    id: UUID
+    command: str
+    state: State
+    reason: str | None
+    priority: int
+    attempt: int
+    failures: int
+    max_failures: int
+    labels: dict[str, str]
+    submitted_at: datetime
+    due_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    progress: ProgressView | None
+    result: Any = Field(description="null for keys without `payloads`")
+    error: ErrorView | None
+    root_id: UUID
+    parent_id: UUID | None
+    family: FamilyView
+    run_id: UUID | None
+    links: dict[str, str]
+    tenant: str | None = Field(None, description="for platform keys: whose it is")
+    payload: Any = Field(None, description="for keys with `payloads`; what the schema marks writeOnly is masked")
+    original_payload: Any = Field(None, description="for keys with `payloads`: as it was before a replay edited it")
+
+
+class ReplayedView(JobView):
+    expiry_dropped: bool = Field(description="its `expires_at` had to go, so that it can run again")
+
+
+class AttemptErrorView(View):
+    code: str | None
+    type: str | None
+    message: str | None
+    traceback: str | None = Field(description="null for keys without `payloads`")
+
+
+class AttemptView(View):
+    number: int
+    worker: UUID
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str
+    error: AttemptErrorView | None
+    log: list[Any]
+
+
+class DeadLetterView(JobView):
+    attempts: list[AttemptView]
+    unknown_steps: list[str] = Field(description="calls whose outcome nobody knows; resolve them first")
+
+
+class EventView(View):
+    seq: int
+    at: datetime
+    kind: str
+    state: State
+    attempt: int
+    who: str | None
+    data: dict[str, Any] | None
+
+
+class CommandView(View):
+    name: str
+    description: str
+    queue: str
+    timeout: float = Field(description="seconds an attempt may take")
+    retry: dict[str, int]
+    limits: dict[str, int]
+    payload_schema: dict[str, Any]
+    result_schema: dict[str, Any] | None
+    error_codes: dict[str, str]
+    example: dict[str, Any]
+    on_rejected: str | None
+    on_dead: str | None
+
+
+class OrphanView(View):
+    id: UUID
+    queue: str
+    body: str = Field(description="base64, at most 64 KiB of it")
+    headers: Any
+    reason: str
+    times: int
+    received_at: datetime
+    last_at: datetime
+
+
+class TenantView(View):
+    slug: str
+    name: str
+    created_at: datetime
+
+
+class KeyView(View):
+    id: UUID
+    prefix: str
+    role: Role
+    payloads: bool
+    name: str
+    tenant: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKeyView(View):
+    id: UUID
+    prefix: str
+    role: Role
+    payloads: bool
+    name: str
+    tenant: str | None
+    expires_at: datetime | None
+    key: str = Field(description="shown this once")
+
+
+class ReadyView(View):
+    ready: bool
+    dependencies: dict[str, Any]
+
+
+class Jobs(View):
+    items: list[JobView]
+    next_cursor: str | None
+
+
+class Attempts(View):
+    items: list[AttemptView]
+    next_cursor: str | None
+
+
+class Events(View):
+    items: list[EventView]
+    next_cursor: str | None
+
+
+class Commands(View):
+    items: list[CommandView]
+    next_cursor: str | None
+
+
+class Orphans(View):
+    items: list[OrphanView]
+    next_cursor: str | None
+
+
+class Tenants(View):
+    items: list[TenantView]
+    next_cursor: str | None
+
+
+class Keys(View):
+    items: list[KeyView]
+    next_cursor: str | None

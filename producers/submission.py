@@ -1,0 +1,266 @@
+"""Submit: the first step of a job's way, from HTTP (`producers.intake`) or in a caller's own transaction (`producers.submit`).
+
+What is checked here is checked for both, so that a job means the same wherever it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+import orjson
+import psycopg
+import sqlalchemy
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from config.ids import uuid7
+from config.settings import Settings
+from ledger import jobs, keys, workers
+from ledger.jobs import Submission
+from pipelines.command import Command, Handler
+from pipelines.load import load
+from producers import strict_json
+
+YEAR = timedelta(days=366)
+#: A week is promised; a name longer than this is none.
+MAX_KEY = 255
+MAX_DEPTH = 32
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _read_moment(value: Any) -> Any:
+    if isinstance(value, str):
+        if not _RFC3339.fullmatch(value):
+            raise ValueError("expected an RFC 3339 time with an offset, such as 2026-12-01T09:00:00Z")
+        value = datetime.fromisoformat(value.upper())
+    # Postgres knows years that Python does not, once the offset is taken off.
+    if isinstance(value, datetime) and not 2000 <= value.year <= 2200:
+        raise ValueError("expected a time between the years 2000 and 2200")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
+LabelName = Annotated[str, Field(min_length=1, max_length=63)]
+LabelValue = Annotated[str, Field(max_length=255)]
+
+
+class Wish(BaseModel):
+    """All that a submission may say of its job."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="Submission")
+
+    command: str = Field(min_length=1, max_length=200, description="a name of GET /v1/commands")
+    payload: dict[str, Any] = Field(description="what the command's payload_schema describes")
+    priority: int = Field(0, ge=-100, le=100, description="higher first")
+    run_at: Moment | None = Field(None, description="not before this time, up to a year ahead; instead of `delay`")
+    delay: float | None = Field(None, ge=0, le=YEAR.total_seconds(), allow_inf_nan=False, description="seconds; instead of `run_at`")
+    expires_at: Moment | None = Field(None, description="not started by then: cancelled as expired")
+    max_failures: int | None = Field(None, ge=1, description="at most what the command allows, which is also the default")
+    labels: dict[LabelName, LabelValue] | None = Field(None, max_length=20, description="to find it again")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Wish:
+        if self.run_at is not None and self.delay is not None:
+            raise ValueError("give run_at or delay, not both")
+        if self.run_at is not None and self.run_at > datetime.now(UTC) + YEAR:
+            raise ValueError("run_at must be at most a year ahead")
+        if self.run_at is not None and self.expires_at is not None and self.expires_at <= self.run_at:
+            raise ValueError("expires_at must be after run_at")
+        return self
+
+
+class UnknownCommandError(LookupError):
+    """No such command. `nearest` is the known name most like it, if any is."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.nearest = next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+        super().__init__(f"unknown command {name!r}" + (f", did you mean {self.nearest!r}?" if self.nearest else ""))
+
+
+class InvalidSubmission(ValueError):
+    """What was asked for breaks the command's schema, or the rules for every job. `errors`: JSON pointer and what is wrong there."""
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        self.errors = list(errors)
+        super().__init__("; ".join(f"{pointer or '/'}: {detail}" for pointer, detail in errors))
+
+
+class KeyReusedError(ValueError):
+    """The idempotency key names another wish."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the idempotency key {key!r} was used before for another submission; nothing was submitted")
+
+
+def read_wish(fields: Any) -> Wish:
+    """Raises InvalidSubmission."""
+    try:
+        return Wish.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidSubmission(list_errors(error)) from None
+
+
+def prepare(
+    wish: Wish,
+    handlers: Mapping[str, Handler],
+    tenant_id: int,
+    *,
+    key: str | None = None,
+    fingerprint: bytes = b"",
+    who: str | None = None,
+    traceparent: str | None = None,
+) -> Submission:
+    """Check a wish against its command, and make of it what the ledger writes. Raises UnknownCommandError, InvalidSubmission."""
+    handler = find_handler(wish.command, handlers)
+    most = handler.retry.max_failures
+    if wish.max_failures is not None and wish.max_failures > most:
+        raise InvalidSubmission([("/max_failures", f"{wish.command} allows at most {most}, got {wish.max_failures}")])
+    payload = orjson.dumps(wish.payload)
+    check_payload(handler, payload, "/payload")
+    return Submission(
+        id=uuid7(),
+        tenant_id=tenant_id,
+        command=wish.command,
+        queue=handler.queue,
+        payload=payload,
+        max_failures=wish.max_failures or most,
+        priority=wish.priority,
+        run_at=wish.run_at,
+        delay=wish.delay or 0,
+        expires_at=wish.expires_at,
+        labels=wish.labels or None,
+        key=key,
+        fingerprint=fingerprint,
+        who=who,
+        traceparent=traceparent,
+    )
+
+
+def find_handler(name: str, handlers: Mapping[str, Handler]) -> Handler:
+    """Raises UnknownCommandError."""
+    handler = handlers.get(name)
+    if handler is None:
+        raise UnknownCommandError(name, handlers)
+    return handler
+
+
+def check_payload(handler: Handler, payload: bytes, pointer: str) -> None:
+    """Raises InvalidSubmission. The caller's own JSON is what gets stored, so that a default stays open until the job runs."""
+    try:
+        handler.command.model_validate_json(payload)
+    except ValidationError as error:
+        raise InvalidSubmission(list_errors(error, pointer)) from None
+
+
+def list_errors(error: ValidationError, prefix: str = "", limit: int = 50) -> list[tuple[str, str]]:
+    """What pydantic found, as JSON pointers and sentences, without the values."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [(prefix + point_at(each["loc"]), each["msg"].removeprefix("Value error, ")) for each in found[:limit]]
+
+
+def point_at(location: Iterable[str | int]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
+
+
+def fingerprint_of(body: Mapping[str, Any]) -> bytes:
+    """What an idempotency key stands for: SHA-256 over method, route and the body with its keys sorted."""
+    return hashlib.sha256(b"POST\n/v1/jobs\n" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def check_key(key: str) -> str:
+    """Raises ValueError for what cannot be an idempotency key."""
+    if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise ValueError(f"an idempotency key is 1 to {MAX_KEY} printable ASCII characters")
+    return key
+
+
+Caller = psycopg.Connection[Any] | sqlalchemy.Connection
+
+
+def submit(
+    connection: Caller,
+    command: Command,
+    *,
+    tenant: str,
+    priority: int = 0,
+    delay: float = 0,
+    run_at: datetime | None = None,
+    expires_at: datetime | None = None,
+    max_failures: int | None = None,
+    labels: Mapping[str, str] | None = None,
+    key: str | None = None,
+    handlers: Mapping[str, Handler] | None = None,
+) -> UUID:
+    """Submit in the caller's own transaction (same database): the job is there if and only if the caller commits.
+
+    Returns the job's id; with a `key` that was used before for the same wish, the id of that job. `tenant` is a slug. Raises
+    InvalidSubmission, UnknownCommandError, KeyReusedError, ValueError; nothing is written then. `handlers`: another table than
+    the installed one. A relay finds the job within 250 ms of the commit, at once after `wake`.
+    """
+    asked = {
+        "command": command.command_name,
+        "payload": orjson.Fragment(command.model_dump_json(exclude_unset=True)),
+        "priority": priority or None,
+        "run_at": run_at,
+        "delay": delay or None,
+        "expires_at": expires_at,
+        "max_failures": max_failures,
+        "labels": dict(labels) if labels else None,
+    }
+    body = strict_json.read(orjson.dumps({name: value for name, value in asked.items() if value is not None}), MAX_DEPTH)
+    table = _installed() if handlers is None else handlers
+    tx = _driver(connection)
+    owner = keys.find_tenant(tx, tenant)
+    if owner is None:
+        raise ValueError(f"there is no tenant {tenant!r}; nothing was submitted")
+    print_ = fingerprint_of(body)
+    wish = prepare(read_wish(body), table, owner.id, key=None if key is None else check_key(key), fingerprint=print_)
+    if jobs.submit(tx, [wish]) or key is None:
+        return wish.id
+    found = jobs.find_key(tx, owner.id, key)
+    if found is None or found[1] != print_:
+        raise KeyReusedError(key)
+    return found[0]
+
+
+def wake(connection: Caller | str) -> None:
+    """After the commit of what was submitted: wake a relay that sleeps. Takes a connection without an open transaction, or a URL.
+
+    Raises RuntimeError inside a transaction: NOTIFY would hold up every other commit, and tell of what is not there yet.
+    """
+    if isinstance(connection, str):
+        with psycopg.connect(connection, autocommit=True, connect_timeout=5) as own:
+            workers.wake(own)
+    elif isinstance(connection, sqlalchemy.Connection):
+        if connection.in_transaction():
+            raise RuntimeError("wake() is for after the commit; this connection has a transaction open")
+        with connection.begin():
+            workers.wake(_driver(connection))
+    else:
+        if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+            raise RuntimeError("wake() is for after the commit; this connection has a transaction open")
+        with connection.transaction():
+            workers.wake(connection)
+
+
+def _driver(connection: Caller) -> psycopg.Connection[Any]:
+    if isinstance(connection, psycopg.Connection):
+        return connection
+    if not connection.in_transaction():
+        connection.execute(sqlalchemy.text("select 1"))  # SQLAlchemy must know that a transaction has begun, or its commit() does nothing
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection), "the connection must be psycopg's (postgresql+psycopg://)"
+    return cast("psycopg.Connection[Any]", driver)
+
+
+@cache
+def _installed() -> Mapping[str, Handler]:
+    return load(Settings().handlers)  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,154 @@
+"""Postgres away, frozen, or gone in the very moment of the commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ledger.connection import Database
+from tests.intake.conftest import DEADLINES, NOTE, Api, count, make_keys, running_intake
+from tests.intake.proxy import Proxy
+
+DEADLINE = 3
+
+
+@pytest.fixture
+def proxy(database: Database) -> Iterator[Proxy]:
+    proxy = Proxy(database.url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def far_api(database: Database, proxy: Proxy) -> Iterator[Api]:
+    """An intake of the test's own, which reaches its ledger through the proxy."""
+    slug, made = make_keys(database)
+    far = Database(proxy.url, size=4, deadlines=DEADLINES)
+    with running_intake(far, request_deadline=DEADLINE) as running:
+        running.keys, running.slug = made, slug
+        yield running
+        proxy.let_through()
+    far.close()
+
+
+@pytest.mark.parametrize("key", ["k", None])
+@pytest.mark.parametrize("done", [True, False], ids=["committed", "never arrived"])
+def test_a_commit_of_unknown_outcome_is_repeated_until_it_is_known(far_api: Api, proxy: Proxy, database: Database, key: str | None, done: bool):
+    far_api.submit()
+    proxy.lose(b"remember me", answer=done)
+
+    answer = far_api.submit({"command": "tests.note", "payload": {"text": "remember me"}}, key=key)
+
+    assert proxy.losses == 1
+    assert answer.status_code == 202
+    assert "idempotency-replayed" not in answer.headers
+    assert answer.json() == far_api.get(f"/v1/jobs/{answer.json()['id']}").json()
+    assert count(database, far_api) == 2
+
+
+def test_a_set_that_is_lost_is_repeated_for_all_its_members(far_api: Api, proxy: Proxy, database: Database):
+    far_api.submit()
+    proxy.lose(b"number 20")
+
+    with ThreadPoolExecutor(30) as hands:
+        answers = list(hands.map(lambda n: far_api.submit({**NOTE, "labels": {"l": f"number {n}"}}, f"k{n}"), range(30)))
+
+    assert proxy.losses == 1
+    assert [answer.status_code for answer in answers] == [202] * 30
+    assert count(database, far_api) == 31
+
+
+def test_what_stays_unknown_until_the_deadline_says_so_and_a_repeat_finds_it(far_api: Api, proxy: Proxy, database: Database):
+    far_api.submit()
+    proxy.lose(b"remember me", then_refuse=True)
+    body = {"command": "tests.note", "payload": {"text": "remember me"}}
+
+    unknown = far_api.submit(body, key="k")
+    proxy.let_through()
+    repeat = far_api.submit(body, key="k")
+
+    assert (unknown.status_code, unknown.json()["type"]) == (503, "/problems/outcome-unknown")
+    assert unknown.headers["retry-after"] == "2"
+    assert (repeat.status_code, repeat.headers.get("idempotency-replayed")) == (202, "true")
+    assert count(database, far_api) == 2
+
+
+def test_a_ledger_that_is_down_is_a_503_within_the_deadline_and_nothing_was_accepted(far_api: Api, proxy: Proxy, database: Database):
+    job_id = far_api.accepted()
+    proxy.refuse()
+
+    started = time.monotonic()
+    submitted = far_api.submit(key="k")
+    read = far_api.get(f"/v1/jobs/{job_id}")
+    cancelled = far_api.post(f"/v1/jobs/{job_id}/cancel")
+    took = time.monotonic() - started
+    proxy.let_through()
+
+    for answer in (submitted, read, cancelled):
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+        assert answer.headers["retry-after"] == "2"
+    assert took < 3 * (DEADLINE + 1)
+    assert far_api.submit(key="k").status_code == 202
+    assert count(database, far_api) == 2
+
+
+def test_a_short_outage_is_ridden_out(far_api: Api, proxy: Proxy):
+    far_api.submit()
+    proxy.refuse()
+
+    with ThreadPoolExecutor(1) as hands:
+        waiting = hands.submit(far_api.submit)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        proxy.let_through()
+
+        assert waiting.result(5).status_code == 202
+
+
+def test_connections_that_were_lost_while_idle_cost_no_request(far_api: Api, proxy: Proxy):
+    job_id = far_api.accepted()
+    with ThreadPoolExecutor(8) as hands:
+        list(hands.map(lambda _: far_api.get(f"/v1/jobs/{job_id}"), range(16)))
+    proxy.cut()
+
+    answers = [far_api.get(f"/v1/jobs/{job_id}") for _ in range(6)]
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert far_api.submit().status_code == 202
+
+
+def test_a_frozen_ledger_is_a_503_within_the_deadlines(far_api: Api, proxy: Proxy):
+    job_id = far_api.accepted()
+    far_api.get(f"/v1/jobs/{job_id}")
+    proxy.freeze()
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as hands:
+        submitted, read = hands.submit(far_api.submit), hands.submit(far_api.get, f"/v1/jobs/{job_id}")
+        answers = [submitted.result(), read.result()]
+    took = time.monotonic() - started
+
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert submitted.result().json()["type"] == "/problems/outcome-unknown"
+    assert took < DEADLINE + DEADLINES.call + DEADLINES.connect + 3
+
+
+def test_an_intake_whose_ledger_is_down_lives_and_is_not_ready(far_api: Api, proxy: Proxy):
+    ready = far_api.call("GET", "/readyz", None)
+    proxy.refuse()
+
+    alive, unready = far_api.call("GET", "/livez", None), far_api.call("GET", "/readyz", None)
+
+    assert (ready.status_code, alive.status_code, unready.status_code) == (200, 200, 503)
+    assert unready.json()["dependencies"]["database"]["ok"] is False
+
+
+def test_a_broker_that_is_away_leaves_the_intake_ready(api: Api):
+    answer = api.call("GET", "/readyz", None)
+
+    assert answer.status_code == 200
+    assert answer.json()["dependencies"]["broker"] == {"ok": False, "needed": False, "detail": "RabbitMQ is away"}
+    assert api.submit().status_code == 202
