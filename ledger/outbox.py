@@ -12,15 +12,17 @@ from psycopg import Connection
 
 Tx = Connection[Any]
 
+# Throughout: `= any(array(…))`, not a join. The planner guesses a tenth of the table for a limit that is a parameter, and would
+# read all of it; through the array it goes by the primary key.
 STAGE = """
 with due as materialized (
     select job_id from haulier.outbox where scheduled and due_at <= now() order by due_at limit %s for update skip locked),
 staged as (
-    update haulier.jobs j set state = 'queued', seq = j.seq + 1
-      from due where j.id = due.job_id and j.state = 'scheduled'
-    returning j.id, j.tenant_id, j.seq, j.attempt),
+    update haulier.jobs set state = 'queued', seq = seq + 1
+     where id = any(array(select job_id from due)) and state = 'scheduled'
+    returning id, tenant_id, seq, attempt),
 ready as (
-    update haulier.outbox o set scheduled = false from due where o.job_id = due.job_id),
+    update haulier.outbox set scheduled = false where job_id = any(array(select job_id from due))),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'queued', 'queued', attempt from staged)
@@ -39,12 +41,12 @@ EXPIRE = """
 with gone as materialized (
     select job_id from haulier.outbox where expires_at <= now() order by job_id limit %s for update skip locked),
 expired as (
-    update haulier.jobs j
-       set state = 'cancelled', reason = 'expired', finished_at = statement_timestamp(), seq = j.seq + 1
-      from gone where j.id = gone.job_id and j.state in ('scheduled', 'queued')
-    returning j.id, j.tenant_id, j.seq, j.attempt),
+    update haulier.jobs
+       set state = 'cancelled', reason = 'expired', finished_at = statement_timestamp(), seq = seq + 1
+     where id = any(array(select job_id from gone)) and state in ('scheduled', 'queued')
+    returning id, tenant_id, seq, attempt),
 taken as (
-    delete from haulier.outbox o using gone where o.job_id = gone.job_id),
+    delete from haulier.outbox where job_id = any(array(select job_id from gone))),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'expired', 'cancelled', attempt from expired)
@@ -80,22 +82,27 @@ CLAIM = """
 with room as materialized (
     select case when count(*) <= %(window)s * 3 / 4 then least(%(limit)s, %(window)s - count(*)) else 0 end as rows
       from (select from haulier.outbox where queue = %(queue)s and announced_at is not null limit %(window)s) announced),
-next as materialized (
-    select o.job_id, o.command from haulier.outbox o
+next as (
+    select o.job_id from haulier.outbox o
      where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.due_at <= now() and o.command = any(%(known)s)
      order by o.priority desc, o.due_at limit (select rows from room) for update skip locked)
 update haulier.outbox o
    set announced_at = clock_timestamp(), announcements = o.announcements + 1
-  from next
- where o.job_id = next.job_id
-returning o.job_id, o.attempt, o.traceparent, o.solo, next.command = any(%(short)s)
+ where o.job_id = any(array(select job_id from next))
+returning o.job_id, o.attempt, o.traceparent, o.solo, o.command = any(%(short)s), o.priority
 """
 
 
 def claim(tx: Tx, queue: str, known: Sequence[str], short: Sequence[str], *, window: int, limit: int) -> list[Claimed]:
-    """Mark up to `limit` due rows of a queue as announced and return them, keeping at most `window` announced and not begun."""
+    """Mark up to `limit` due rows of a queue as announced and return them, the most urgent first, keeping at most `window` announced
+    and not begun.
+    """
     rows = tx.execute(CLAIM, {"queue": queue, "known": list(known), "short": list(short), "window": window, "limit": limit})
-    return [Claimed(*row) for row in rows]
+    return [Claimed(*row[:5]) for row in sorted(rows, key=_urgency)]
+
+
+def _urgency(row: tuple[UUID, int, str | None, bool, bool, int]) -> tuple[int, UUID]:
+    return -row[5], row[0]
 
 
 UNMARK = "update haulier.outbox set announced_at = null where job_id = any(%s) and announced_at is not null"
@@ -114,14 +121,14 @@ def unmark_all(tx: Tx) -> int:
 # Three signs that a message is lost: jobs of its queue announced 10 s after it have begun; its queue was seen empty and it is older than
 # 30 s; or ten minutes have passed, doubling with each announcement (invariant 12: announcing again cannot flood).
 ANNOUNCE_AGAIN = """
-with lost as materialized (
+with lost as (
     select job_id from haulier.outbox
      where queue = %(queue)s and announced_at is not null
        and announced_at < greatest(%(begun)s::timestamptz - interval '10 seconds',
                                    case when %(empty)s then now() - interval '30 seconds' end,
                                    now() - interval '10 minutes' * power(2, least(announcements - 1, 10)))
      order by announced_at limit %(limit)s for update skip locked)
-update haulier.outbox o set announced_at = null from lost where o.job_id = lost.job_id
+update haulier.outbox set announced_at = null where job_id = any(array(select job_id from lost))
 """
 
 
