@@ -31,8 +31,16 @@ from console.servers.rabbitmq import RabbitmqNode
 
 #: By workload, who takes part. The second is what the first is compared with.
 CONTENDERS: dict[str, dict[str, Callable[[Place], Contender]]] = {
-    "w1": {"haulier": partial(Haulier, over_http=False), "dramatiq": PlainDramatiq, "dramatiq, prefetch 256": partial(PlainDramatiq, prefetch=256)},
-    "w2": {"haulier": partial(Haulier, over_http=False), "dramatiq": PlainDramatiq, "dramatiq, prefetch 256": partial(PlainDramatiq, prefetch=256)},
+    "w1": {
+        "haulier": partial(Haulier, over_http=False),
+        "dramatiq": PlainDramatiq,
+        "dramatiq, prefetch 256": partial(PlainDramatiq, prefetch=256),
+    },
+    "w2": {
+        "haulier": partial(Haulier, over_http=False),
+        "dramatiq": PlainDramatiq,
+        "dramatiq, prefetch 256": partial(PlainDramatiq, prefetch=256),
+    },
     "w3": {"haulier": partial(Haulier, over_http=True), "dramatiq": PlainDramatiq},
 }
 

@@ -29,7 +29,13 @@ def _table(workload: str, measurements: Sequence[Measurement]) -> Table:
         rows = [each for each in measurements if each.contender == name]
         figures = [_median((each.p50, each.p95, each.p99)[at] for each in rows) for at in range(3)] if single else [_rate(rows)]
         groups = [_median(each.cpu.get(group) for each in rows) for group in GROUPS]
-        table.add_row(name, *figures, f"{statistics.median(sum(each.cpu.values()) for each in rows):.3f}", *groups, _median(each.machine for each in rows))
+        table.add_row(
+            name,
+            *figures,
+            f"{statistics.median(sum(each.cpu.values()) for each in rows):.3f}",
+            *groups,
+            _median(each.machine for each in rows),
+        )
     for name in sorted({each.contender for each in measurements} - {OURS}):
         ratios = _ratios(measurements, name)
         if ratios:

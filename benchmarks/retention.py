@@ -80,7 +80,10 @@ def partition(tx: Tx) -> None:
     """Rebuild the three tables partitioned by id."""
     for table, key in (("jobs", "id"), ("attempts", "job_id"), ("events", "job_id")):
         tx.execute(f"alter table haulier.{table} rename to {table}_plain", prepare=False)  # pyright: ignore[reportArgumentType]
-        tx.execute(f"create table haulier.{table} (like haulier.{table}_plain including indexes including defaults) partition by range ({key})", prepare=False)  # pyright: ignore[reportArgumentType]
+        tx.execute(
+            f"create table haulier.{table} (like haulier.{table}_plain including indexes including defaults) partition by range ({key})",
+            prepare=False,
+        )  # pyright: ignore[reportArgumentType]
 
 
 def add_partition(tx: Tx, start: int, end: int) -> None:

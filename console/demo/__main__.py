@@ -19,8 +19,9 @@ from console.demo.plan import ADDRESS, Plan, make_plan, stock_up
 from console.demo.shop import NotAcceptedError, Shop
 from console.demo.stage import Stage, StageError, staged
 from console.demo.summary import print_summary
-from console.demo.verdict import Story, faults, latencies, sums
+from console.demo.verdict import Story, faults, latencies
 from console.servers.process import ServerError
+from pipelines.orders.balance import balance
 
 #: So many orders at a time, and a look at the rest between.
 SET = 25
@@ -76,7 +77,7 @@ def play(stage: Stage, plan: Plan) -> int:
     shop.close()
     with stage.engine.connect().execution_options(isolation_level="REPEATABLE READ") as db:
         wrong = faults(plan, story, stage, db)
-        print_summary(plan, story, sums(db), waits, time.monotonic() - began)
+        print_summary(plan, story, balance(db), waits, time.monotonic() - began)
     for sentence in wrong:
         print(f"does not hold: {sentence}", file=sys.stderr)
     if not wrong:

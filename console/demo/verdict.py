@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from console.demo.plan import Plan
 from console.demo.stage import Stage
-from pipelines.orders.balance import Balance, Charge, balance, compare_with_gateway
+from pipelines.orders.balance import Charge, balance, compare_with_gateway
 
 
 @dataclass
@@ -84,10 +84,6 @@ def _of_books(stage: Stage, db: Connection) -> list[str]:
     if sent.keys() != wanted or sent.total() != len(wanted):
         found.append(f"the carrier took {sent.total()} parcels of {len(sent)} orders, we sent {len(wanted)}")
     return found
-
-
-def sums(db: Connection) -> Balance:
-    return balance(db)
 
 
 def _count(endings: Counter[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -38,7 +39,7 @@ log = structlog.get_logger()
 class Parts:
     """They come and go together: when one ends, the others are told to."""
 
-    def __init__(self, settings: Settings, handlers: Mapping[str, Handler], slots: Slots) -> None:
+    def __init__(self, settings: Settings, handlers: Mapping[str, Handler], slots: Slots, listener: socket.socket) -> None:
         self._database = Database(settings.need_database(), size=12, name="haulier dev")
         self._stop = threading.Event()
         self._code = 0
@@ -48,6 +49,7 @@ class Parts:
         self._relay = Relay(settings, self._database, transport)
         self._upkeep = Upkeep(settings, self._database, handlers)
         self._transport = transport
+        self._listener = listener
         self._intake: IntakeServer = make_server(settings, self._database, handlers, transport_problem=lambda: transport.problem)
         beside = {"relay": self._relay.run, "upkeep": self._upkeep.run, "worker": self._work, **({"drain": drain} if drain else {})}
         self._threads = [threading.Thread(target=self._keep, args=item, name=item[0]) for item in beside.items()]
@@ -57,7 +59,7 @@ class Parts:
         self._unit.start()
         for thread in self._threads:
             thread.start()
-        self._intake.run()
+        self._intake.run(sockets=[self._listener])
         self._stop.set()
         self._relay.stop()
         self._upkeep.stop()
@@ -109,7 +111,7 @@ def main() -> None:
     order = json.loads(sys.argv[2])
     settings = Settings()  # pyright: ignore[reportCallIssue]
     logs.configure(settings.log_format)
-    parts = Parts(settings, load(settings.handlers), Slots(order["slots"], order["threads"]))
+    parts = Parts(settings, load(settings.handlers), Slots(order["slots"], order["threads"]), socket.socket(fileno=order["listener"]))
     threading.Thread(target=_follow, args=(order["supervisor"], parts.stop), daemon=True).start()
     code = parts.run()
     logs.flush()

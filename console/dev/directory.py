@@ -43,6 +43,16 @@ class DevDirectory:
         except (FileNotFoundError, ValueError):
             return {}
 
+    def keep_port(self, port: int) -> None:
+        write_private(self.path / "port", f"{port}\n".encode())
+
+    def kept_port(self) -> int | None:
+        """The intake's, the last time."""
+        try:
+            return int((self.path / "port").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
     def keep_database_url(self, url: str) -> None:
         write_private(self.path / "database-url", f"{url}\n".encode())
 

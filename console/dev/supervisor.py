@@ -68,8 +68,8 @@ def dev(
 
 def _run(settings: Settings, directory: DevDirectory, stop: threading.Event) -> int:
     _kill_leftovers(directory.path)
-    port = _take_port(settings)
     with ExitStack() as stack:
+        listener = stack.enter_context(_listen(settings, directory))
         postgres = None
         url = settings.database_url.get_secret_value() if settings.database_url else None
         if url is None:
@@ -79,8 +79,8 @@ def _run(settings: Settings, directory: DevDirectory, stop: threading.Event) -> 
         create_everything(url)
         introduce(url, load_handlers(settings))
         keys = first_keys(url, directory)
-        ready = settings.model_copy(update={"database_url": SecretStr(url), "port": port, "processes": 1})
-        supervisor = stack.enter_context(supervising(Supervisor(ready, directory, postgres, keys)))
+        ready = settings.model_copy(update={"database_url": SecretStr(url)})
+        supervisor = stack.enter_context(supervising(Supervisor(ready, directory, postgres, listener, keys)))
         on_stop(supervisor.stop)
         if stop.is_set():
             supervisor.stop()
@@ -96,18 +96,24 @@ def supervising(supervisor: Supervisor) -> Iterator[Supervisor]:
 
 
 class Supervisor(Runner):
-    """A runner with one post, whose process holds intake, relay and upkeep as well."""
+    """A runner with one post, whose process holds intake, relay and upkeep as well.
 
-    def __init__(self, settings: Settings, directory: DevDirectory, postgres: PostgresServer | None, keys: dict[str, str]) -> None:
+    It keeps the intake's socket open, so that clients who come while the child is being replaced wait instead of being refused.
+    """
+
+    def __init__(
+        self, settings: Settings, directory: DevDirectory, postgres: PostgresServer | None, listener: socket.socket, keys: dict[str, str]
+    ) -> None:
         super().__init__(settings, [], 1, settings.threads)
         self._directory = directory
         self._postgres = postgres
+        self._listener = listener
         self._keys = keys
         self._guard = Guard()
         self._is_announced = False
         self._look_at = 0.0
         host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
-        self._url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+        self._url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
     def close(self) -> None:
         self._directory.withdraw()
@@ -127,11 +133,12 @@ class Supervisor(Runner):
             postgres.start()
 
     def _start(self, post: Post) -> None:
-        order = json.dumps({"slots": post.slots.descriptor, "threads": post.slots.threads, "supervisor": os.getpid()})
+        inherited = {"slots": post.slots.descriptor, "listener": self._listener.fileno()}
+        order = json.dumps({**inherited, "threads": post.slots.threads, "supervisor": os.getpid()})
         post.process = subprocess.Popen(
             [sys.executable, "-m", CHILD, str(self._directory.path), order],
-            env={**os.environ, "HAULIER_DATABASE_URL": self._settings.need_database(), "HAULIER_PORT": str(self._settings.port)},
-            pass_fds=[post.slots.descriptor],
+            env={**os.environ, "HAULIER_DATABASE_URL": self._settings.need_database()},
+            pass_fds=list(inherited.values()),
             start_new_session=True,  # Ctrl-C is for the supervisor, which stops it in order
         )
         self._guard.watch(post.process.pid, signal.SIGTERM)
@@ -142,22 +149,26 @@ class Supervisor(Runner):
         self._guard.forget(post.process.pid)
         super()._bury(post, code)
 
+    def _drain(self) -> int:
+        self._listener.close()
+        return super()._drain()
+
     def _is_ready(self) -> bool:
         self._look_at = time.monotonic() + 0.1
         try:
-            return httpx2.get(f"{self._url}/readyz", timeout=2, trust_env=False).is_success
+            return httpx2.get(f"{self._url}/readyz", timeout=1, trust_env=False).is_success
         except httpx2.TransportError:
             return False
 
     def _announce(self) -> None:
         self._is_announced = True
         console_url = f"{self._url}/docs"
-        self._directory.announce({"url": self._url, "console_url": console_url, "tenant": TENANT, "keys": self._keys})
         keys = {f"{role} key": key for role, key in self._keys.items()}
         print("\nHaulier is ready.")
         written = self._directory.path / "dev.json"
         print_facts({"base URL": self._url, "console": console_url, "tenant": TENANT, **keys, "written to": written})
         sys.stdout.flush()
+        self._directory.announce({"url": self._url, "console_url": console_url, "tenant": TENANT, "keys": self._keys})
 
 
 def _create_database(postgres: PostgresServer) -> str:
@@ -167,15 +178,18 @@ def _create_database(postgres: PostgresServer) -> str:
     return postgres.database_url(DATABASE)
 
 
-def _take_port(settings: Settings) -> int:
-    """Seen to be free before anything is started. Raises FailedError."""
-    if settings.port == 0:
-        return free_port()
-    try:
-        socket.create_server((settings.host, settings.port)).close()
-    except OSError as error:
-        raise FailedError(f"port {settings.port} at {settings.host}: {error.strerror}; choose another with --port") from None
-    return settings.port
+def _listen(settings: Settings, directory: DevDirectory) -> socket.socket:
+    """The intake's socket; on a free port, if that was asked for, but the same as the last time where it can be. Raises FailedError."""
+    trouble: OSError | None = None
+    for port in [settings.port] if settings.port else [directory.kept_port() or free_port(), free_port()]:
+        try:
+            listener = socket.create_server((settings.host, port), backlog=1024)
+        except OSError as error:
+            trouble = error
+        else:
+            directory.keep_port(port)
+            return listener
+    raise FailedError(f"port {settings.port} at {settings.host}: {trouble and trouble.strerror}; choose another with --port")
 
 
 def _kill_leftovers(directory: Path) -> None:

@@ -16,7 +16,7 @@ class Note(Command):
     command_name: ClassVar[str] = "tests.note"
     example: ClassVar[dict[str, Any]] = {"text": "hello"}
     text: str
-    copies: int = Field(1, ge=1)
+    copies: int = Field(default=1, ge=1)
     price: Decimal | None = None
     more: Any = None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,8 @@ from producers.intake.serve import IntakeServer, make_server
 from tests.intake.commands import HANDLERS
 from tests.servers import fresh_database
 
-NOTE = {"command": "tests.note", "payload": {"text": "hello"}}
-PAY = {"command": "tests.pay", "payload": {"lines": [{"sku": "MUG", "quantity": 1}], "token": "tok_secret"}}
+NOTE: dict[str, Any] = {"command": "tests.note", "payload": {"text": "hello"}}
+PAY: dict[str, Any] = {"command": "tests.pay", "payload": {"lines": [{"sku": "MUG", "quantity": 1}], "token": "tok_secret"}}
 
 
 @dataclass
@@ -159,7 +160,7 @@ class Worker:
     def begin(self, job_id: str, attempt: int = 1) -> Lease:
         with self.database.plumbing() as tx:
             workers.register(tx, self.id, "worker", "0")
-            begun, _ = attempts.begin(tx, self.id, [(UUID(job_id), attempt)], {name: 30.0 for name in HANDLERS})
+            begun, _ = attempts.begin(tx, self.id, [(UUID(job_id), attempt)], dict.fromkeys(HANDLERS, 30.0))
         assert begun
         return Lease(UUID(job_id), attempt, self.id)
 
@@ -191,3 +192,11 @@ def count(database: Database, api: Api, table: str = "jobs") -> int:
         row = tx.execute(query, (api.slug,)).fetchone()  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert row
     return row[0]
+
+
+def eventually(holds: Callable[[], object], seconds: float = 10) -> None:
+    """Returns when it holds; fails when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"did not come true within {seconds} s"
+        time.sleep(0.01)

@@ -17,6 +17,7 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._refusing = False
+        self._freezing: bytes | None = None
         self._refuse_after_loss = False
         self._marker: tuple[bytes, bool] | None = None
         #: How many answers, or statements, were lost.
@@ -30,9 +31,9 @@ class Proxy:
         self._refusing = True
         self.cut()
 
-    def freeze(self) -> None:
-        """As a network that is gone: connections stay open, and nothing comes."""
-        self._flowing.clear()
+    def freeze(self, marker: bytes) -> None:
+        """As a network that is gone from the moment the marker is sent: connections stay open, and nothing comes."""
+        self._freezing = marker
 
     def let_through(self) -> None:
         self._refusing = False
@@ -69,6 +70,9 @@ class Proxy:
     def _ask(self, near: socket.socket, far: socket.socket, losing: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := near.recv(1 << 20):
+                if self._freezing and self._freezing in data:
+                    self._freezing = None
+                    self._flowing.clear()
                 self._flowing.wait()
                 if self._marker and self._marker[0] in data:
                     _, answer = self._marker

@@ -166,7 +166,9 @@ def test_a_key_held_for_a_moment_is_waited_for(api: Api, database: Database):
     "key", ["", '""', "é", "k" * 256, '"unfinished', '"a"b"', "tab\tinside"], ids=["none", "empty", "é", "long", "open", "twice", "tab"]
 )
 def test_a_malformed_key_is_a_400(api: Api, key: str):
-    answer = api.client.post("/v1/jobs", json=NOTE, headers={"authorization": f"Bearer {api.keys['submitter']}", "idempotency-key": key.encode()})
+    headers = [(b"authorization", f"Bearer {api.keys['submitter']}".encode()), (b"idempotency-key", key.encode())]
+
+    answer = api.client.post("/v1/jobs", json=NOTE, headers=headers)
 
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-request")
 
@@ -236,7 +238,9 @@ def test_a_field_out_of_its_bounds_is_a_422_that_says_which(api: Api, fields: di
     assert pointer in [error["pointer"] for error in answer.json()["errors"]]
 
 
-@pytest.mark.parametrize("fields", [{"run_at": in_days(365)}, {"run_at": in_days(-1)}, {"expires_at": in_days(-1)}, {"delay": 0}, {"labels": {}}])
+@pytest.mark.parametrize(
+    "fields", [{"run_at": in_days(365)}, {"run_at": in_days(-1)}, {"expires_at": in_days(-1)}, {"delay": 0}, {"labels": {}}]
+)
 def test_a_field_within_its_bounds_is_accepted(api: Api, fields: dict[str, object]):
     assert api.submit({**NOTE, **fields}).status_code == 202
 
