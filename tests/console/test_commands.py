@@ -1,0 +1,188 @@
+"""The commands that people type, against a `haulier dev`: what they do, what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.console.running import Dev, haulier
+
+NOWHERE = "http://127.0.0.1:9"
+UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
+
+
+def test_a_job_that_succeeds_is_waited_for(dev: Dev):
+    done = dev.run("submit", "test.divide", "--payload", '{"dividend": 6, "divisor": 3}', "--wait", "--json")
+
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert (job["state"], job["result"]) == ("succeeded", 2)
+
+
+def test_a_payload_comes_from_a_file_or_from_standard_input(dev: Dev):
+    (dev.directory / "payload.json").write_text('{"dividend": 8, "divisor": 2}')
+
+    from_file = dev.run("submit", "test.divide", "--payload", "@payload.json", "--wait")
+    from_input = dev.run("submit", "test.divide", "--payload", "-", "--wait", given='{"dividend": 9, "divisor": 1}')
+
+    assert (from_file.returncode, from_input.returncode) == (0, 0), from_file.stderr + from_input.stderr
+    assert "4" in from_file.stdout.split()
+    assert "9" in from_input.stdout.split()
+
+
+def test_the_same_key_is_the_same_job(dev: Dev):
+    order = ("submit", "test.divide", "--payload", '{"dividend": 1, "divisor": 1}', "--key", "once")
+
+    first, second = dev.ask(*order), dev.ask(*order)
+
+    assert first["id"] == second["id"]
+
+
+def test_a_dead_letter_is_found_repaired_and_replayed(dev: Dev):
+    died = dev.run("submit", "test.divide", "--payload", '{"dividend": 5, "divisor": 0}', "--wait", "--json")
+    job_id = json.loads(died.stdout)["id"]
+
+    listed = dev.ask("dead", "list", "--command", "test.divide", "--code", "unfit")
+    shown = dev.run("dead", "show", job_id)
+    replayed = dev.run("dead", "replay", job_id, "--payload", '{"dividend": 5, "divisor": 5}', "--reason", "a typing error")
+    watched = dev.run("jobs", "watch", job_id, "--json")
+
+    assert died.returncode == 1
+    assert [job["id"] for job in listed["items"]] == [job_id]
+    assert "5 by zero" in shown.stdout
+    assert (shown.returncode, replayed.returncode, watched.returncode) == (0, 0, 0)
+    assert json.loads(watched.stdout.splitlines()[-1])["result"] == 1
+    assert "replayed" in dev.run("jobs", "show", job_id).stdout
+
+
+def test_a_job_that_waits_is_cancelled_and_a_finished_one_is_not(dev: Dev):
+    job_id = dev.submit("test.divide", {"dividend": 1, "divisor": 1}, delay=3600)
+
+    first, second = dev.run("jobs", "cancel", job_id), dev.run("jobs", "cancel", job_id)
+
+    assert (first.returncode, first.stdout) == (0, f"job {job_id} is cancelled\n")
+    assert (second.returncode, second.stdout) == (1, "")
+    assert "cancelled" in second.stderr
+
+
+@pytest.mark.parametrize("what", [("jobs", "list"), ("jobs", "list", "--state", "succeeded", "--limit", "1"), ("dead", "list")])
+def test_a_list_is_for_people_or_for_scripts(dev: Dev, what: tuple[str, ...]):
+    for_people, for_scripts = dev.run(*what), dev.ask(*what)
+
+    assert for_people.returncode == 0
+    assert for_people.stdout.startswith("id ")
+    assert for_scripts.keys() == {"items", "next_cursor"}
+
+
+def test_a_list_goes_on_where_it_ended(dev: Dev):
+    ids = [dev.submit("test.divide", {"dividend": n, "divisor": 1}) for n in range(3)]
+
+    first = dev.ask("jobs", "list", "--limit", "2", "--command", "test.divide")
+    second = dev.ask("jobs", "list", "--limit", "2", "--command", "test.divide", "--cursor", first["next_cursor"])
+
+    assert [job["id"] for job in (*first["items"], *second["items"])][:3] == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("submit", "test.devide"), "did you mean 'test.divide'?"),
+        (("submit", "test.divide", "--payload", '{"dividend": 1}'), "/payload/divisor"),
+        (("submit", "test.divide", "--payload", "{"), "--payload must be JSON"),
+        (("submit", "test.divide", "--payload", "@nowhere.json"), "nowhere.json cannot be read"),
+        (("jobs", "show", "17"), "UUID"),
+        (("jobs", "shwo", UNKNOWN_ID), "No such command"),
+        (("jobs", "list", "--limit", "0"), "--limit"),
+        (("no-such-command",), "No such command"),
+        (("submit",), "Missing argument"),
+    ],
+)
+def test_wrong_use_ends_with_status_2(dev: Dev, arguments: tuple[str, ...], said: str):
+    done = dev.run(*arguments)
+
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("jobs", "show", UNKNOWN_ID), ("jobs", "watch", UNKNOWN_ID), ("dead", "show", UNKNOWN_ID), ("dead", "replay", UNKNOWN_ID)],
+)
+def test_what_is_not_there_ends_with_status_1(dev: Dev, arguments: tuple[str, ...]):
+    done = dev.run(*arguments)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert UNKNOWN_ID in done.stderr
+
+
+def test_a_key_that_is_not_known_and_an_intake_that_is_away_end_with_status_1(dev: Dev):
+    unknown = dev.run("jobs", "list", HAULIER_URL=dev.announced["url"], HAULIER_API_KEY="hl_none")
+    away = dev.run("jobs", "list", HAULIER_URL=NOWHERE, HAULIER_API_KEY="hl_none")
+
+    assert (unknown.returncode, away.returncode) == (1, 1)
+    assert "API key" in unknown.stderr
+    assert "does not answer" in away.stderr
+
+
+def test_tenants_and_keys_are_made_on_the_database_itself(dev: Dev):
+    database = {"HAULIER_DATABASE_URL": dev.database_url}
+
+    made = dev.run("tenants", "create", "acme", **database)
+    again = dev.run("tenants", "create", "acme", **database)
+    key = json.loads(dev.run("keys", "create", "--tenant", "acme", "--role", "viewer", "--json", **database).stdout)
+    used = dev.run("jobs", "list", "--json", HAULIER_URL=dev.announced["url"], HAULIER_API_KEY=key["key"])
+    listed = json.loads(dev.run("keys", "list", "--tenant", "acme", "--json", **database).stdout)["items"]
+    revoked = [dev.run("keys", "revoke", key["prefix"], **database).returncode for _ in range(2)]
+
+    assert (made.returncode, again.returncode) == (0, 1)
+    assert (used.returncode, json.loads(used.stdout)["items"]) == (0, [])
+    assert [each["prefix"] for each in listed] == [key["prefix"]]
+    assert key["key"] not in json.dumps(listed)
+    assert revoked == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("keys", "create", "--role", "king"), "--role"),
+        (("keys", "create", "--role", "platform", "--tenant", "dev"), "--tenant"),
+        (("keys", "create", "--role", "admin"), "--tenant"),
+        (("tenants", "create", "Not A Slug"), "slug"),
+    ],
+)
+def test_a_key_or_tenant_that_cannot_be_is_wrong_use(dev: Dev, arguments: tuple[str, ...], said: str):
+    done = dev.run(*arguments, HAULIER_DATABASE_URL=dev.database_url)
+
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (("serve",), "HAULIER_DATABASE_URL"),
+        (("relay",), "HAULIER_BROKER_URL"),
+        (("work",), "HAULIER_BROKER_URL"),
+        (("upkeep",), "HAULIER_BROKER_URL"),
+        (("migrate",), "HAULIER_DATABASE_URL"),
+        (("check",), "HAULIER_DATABASE_URL"),
+        (("keys", "list"), "HAULIER_DATABASE_URL"),
+        (("jobs", "list"), "HAULIER_URL"),
+    ],
+)
+def test_what_is_not_configured_is_named(tmp_path: Path, arguments: tuple[str, ...], missing: str):
+    done = haulier(*arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert missing in done.stderr
+
+
+def test_every_wrong_setting_is_named_at_once(tmp_path: Path):
+    done = haulier("check", cwd=tmp_path, HAULIER_PORT="many", HAULIER_DATABASE_URL="mysql://x")
+
+    assert done.returncode == 2
+    assert "HAULIER_PORT" in done.stderr
+    assert "HAULIER_DATABASE_URL" in done.stderr
