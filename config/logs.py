@@ -30,7 +30,7 @@ def configure(log_format: str = "text", level: str = "INFO") -> None:
     logging.basicConfig(
         level=level, stream=sys.stderr, format='timestamp=%(asctime)s level=%(levelname)s event="%(message)s" logger=%(name)s'
     )
-    for noisy in ("pika", "dramatiq", "alembic"):
+    for noisy in ("pika", "dramatiq", "alembic", "httpx2", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL if noisy == "pika" else logging.WARNING)
 
 

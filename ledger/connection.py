@@ -24,6 +24,11 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 set_json_loads(orjson.loads)
 
 
+#: For the connections that begin, settle and claim. Their prepared statements keep the plan that was right when the tables were tiny,
+#: which reads them whole; each of these statements is right by index at any size.
+BY_INDEX = "".join(f" -c {name}=off" for name in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"))
+
+
 @dataclass(frozen=True, slots=True)
 class Deadlines:
     """Seconds. `call` bounds a whole use of a connection, seen from the client; the others are the server's own."""
@@ -81,6 +86,7 @@ class Database:
     def connect(self, *, durable: bool | None = None) -> psycopg.Connection[Any]:
         """A connection of one's own, outside the pool (the relay's, a listener's, a worker thread's), in autocommit."""
         arguments = self._arguments(self.deadlines.statement)
+        arguments["options"] += BY_INDEX
         if not (self._durable if durable is None else durable):
             arguments["options"] += " -c synchronous_commit=off"
         connection: psycopg.Connection[Any] = psycopg.connect(self.url, autocommit=True, **arguments)

@@ -63,17 +63,14 @@ def expire(tx: Tx, limit: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An outbox row that this relay shall announce now. `short`: its command's measured run time allows many in a message."""
+    """An outbox row that this relay shall announce now."""
 
     job_id: UUID
     attempt: int
     traceparent: str | None
     solo: bool
-    short: bool
+    command: str
 
-
-#: Runs of commands below this many milliseconds may share a message (and with it a worker thread).
-SHORT_MS = 5.0
 
 # Only what some live worker knows: a release that nobody runs yet would bounce from worker to worker.
 # And only as much as keeps the queue in RabbitMQ shallow: `window` less what is announced and not begun; not before a quarter of it
@@ -81,7 +78,7 @@ SHORT_MS = 5.0
 CLAIM = """
 with room as materialized (
     select case when count(*) <= %(window)s * 3 / 4 then least(%(limit)s, %(window)s - count(*)) else 0 end as rows
-      from (select from haulier.outbox where queue = %(queue)s and announced_at is not null limit %(window)s) announced),
+      from (select from haulier.outbox where queue = %(queue)s and announced_at is not null order by announced_at limit %(window)s) announced),
 next as (
     select o.job_id from haulier.outbox o
      where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.due_at <= now() and o.command = any(%(known)s)
@@ -89,19 +86,19 @@ next as (
 update haulier.outbox o
    set announced_at = clock_timestamp(), announcements = o.announcements + 1
  where o.job_id = any(array(select job_id from next))
-returning o.job_id, o.attempt, o.traceparent, o.solo, o.command = any(%(short)s), o.priority
+returning o.job_id, o.attempt, o.traceparent, o.solo, o.command, o.priority
 """
 
 
-def claim(tx: Tx, queue: str, known: Sequence[str], short: Sequence[str], *, window: int, limit: int) -> list[Claimed]:
+def claim(tx: Tx, queue: str, known: Sequence[str], *, window: int, limit: int) -> list[Claimed]:
     """Mark up to `limit` due rows of a queue as announced and return them, the most urgent first, keeping at most `window` announced
     and not begun.
     """
-    rows = tx.execute(CLAIM, {"queue": queue, "known": list(known), "short": list(short), "window": window, "limit": limit})
+    rows = tx.execute(CLAIM, {"queue": queue, "known": list(known), "window": window, "limit": limit})
     return [Claimed(*row[:5]) for row in sorted(rows, key=_urgency)]
 
 
-def _urgency(row: tuple[UUID, int, str | None, bool, bool, int]) -> tuple[int, UUID]:
+def _urgency(row: tuple[UUID, int, str | None, bool, str, int]) -> tuple[int, UUID]:
     return -row[5], row[0]
 
 

@@ -176,10 +176,11 @@ update haulier.commands c set mean_ms = coalesce(c.mean_ms * 0.5 + m.ms * 0.5, m
 """
 
 
-def short_commands(tx: Tx, below_ms: float) -> list[str]:
-    return [row[0] for row in tx.execute("select name from haulier.commands where mean_ms < %s", (below_ms,))]
+def run_times(tx: Tx) -> dict[str, float]:
+    """By command, how many milliseconds it takes to run, where that has been measured."""
+    return dict(tx.execute("select name, mean_ms from haulier.commands where mean_ms is not null").fetchall())
 
 
-def queues(tx: Tx) -> list[str]:
-    """Every queue that a known command uses."""
-    return [row[0] for row in tx.execute("select distinct queue from haulier.commands order by queue")]
+def queues(tx: Tx) -> dict[str, str]:
+    """By command, its queue."""
+    return dict(tx.execute("select name, queue from haulier.commands order by name").fetchall())

@@ -75,7 +75,7 @@ class Parts:
     def _queues(self, handlers: Mapping[str, Handler]) -> list[str]:
         """Those of another table of handlers too, that this directory was used with before: the relay looks after them all."""
         with self._database.plumbing() as tx:
-            return sorted({*queues_of(handlers), *workers.queues(tx)})
+            return sorted({*queues_of(handlers), *workers.queues(tx).values()})
 
     def _way(
         self, settings: Settings, queues: Sequence[str], threads: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -30,10 +30,12 @@ from producers.relay.window import Window
 
 log = structlog.get_logger()
 
-#: Rows claimed in one statement, batches whose confirms may be outstanding, and jobs named by one message at the most.
+#: Rows claimed in one statement, batches whose confirms may be outstanding, jobs named by one message at the most, and milliseconds
+#: that a message's jobs may take to run one after the other.
 CLAIM_ROWS = 500
 IN_FLIGHT = 4
 MESSAGE_JOBS = 50
+MESSAGE_MS = 50.0
 #: Below this many rows at once each gets a message of its own, so that idle workers share them.
 FEW = 4
 #: Seconds between two looks for lost announcements, and between two looks at the crew.
@@ -56,7 +58,7 @@ class Relay:
         self._listener: psycopg.Connection[Any] | None = None
         self._flying: deque[tuple[list[Claimed], Future[list[Unconfirmed]]]] = deque()
         self._crew = workers.Crew(frozenset(), {})
-        self._short: list[str] = []
+        self._shares: dict[str, int] = {}
         self._windows: dict[str, Window] = {}
         self._empty_before: dict[str, bool] = {}
         self._refresh_at = 0.0
@@ -97,7 +99,7 @@ class Relay:
 
     def _carry(self, tx: psycopg.Connection[Any], queue: str) -> int:
         window = self._windows[queue]
-        claimed = outbox.claim(tx, queue, list(self._crew.commands), self._short, window=window.size, limit=CLAIM_ROWS)
+        claimed = outbox.claim(tx, queue, list(self._crew.commands), window=window.size, limit=CLAIM_ROWS)
         if not claimed:
             return 0
         reach("relay.after_claim")
@@ -105,7 +107,7 @@ class Relay:
         window.note(len(claimed))
         while len(self._flying) >= IN_FLIGHT:
             self._land(tx, wait=True)
-        future = self._transport.publish(bundle(queue, claimed))
+        future = self._transport.publish(bundle(queue, claimed, self._shares))
         reach("relay.after_publish")
         self._flying.append((claimed, future))
         metrics.ANNOUNCED.labels(queue).inc(len(claimed))
@@ -130,9 +132,9 @@ class Relay:
         """Once a second: which commands somebody can run, which are short, which queues there are."""
         self._refresh_at = time.monotonic() + REFRESH_EVERY
         self._crew = workers.crew(tx, self._settings.lease)
-        self._short = workers.short_commands(tx, outbox.SHORT_MS)
-        for queue in workers.queues(tx):
-            self._windows.setdefault(queue, Window())
+        self._shares = {command: share(mean) for command, mean in workers.run_times(tx).items()}
+        for command, queue in workers.queues(tx).items():
+            self._windows.setdefault(queue, Window()).allow(self._shares.get(command, 1))
         workers.heartbeat(tx, self._id)
         for queue in self._windows:
             metrics.LAG.labels(queue).set(outbox.oldest(tx, queue))
@@ -206,13 +208,22 @@ class Relay:
         self._disconnect()
 
 
-def bundle(queue: str, claimed: Sequence[Claimed]) -> list[Message]:
-    """Put the jobs of one claim into messages: short ones by tens when there are many, all others and suspects one by one."""
-    together = [row for row in claimed if row.short and not row.solo]
-    size = max(1, min(MESSAGE_JOBS, len(together) // FEW))
-    alone = [row for row in claimed if not row.short or row.solo]
-    groups = [together[at : at + size] for at in range(0, len(together), size)] + [[row] for row in alone]
-    return [Message(queue, tuple(Announcement(row.job_id, row.attempt, row.traceparent) for row in group)) for group in groups]
+def share(mean_ms: float) -> int:
+    """How many jobs of a command one message may name: short ones by tens, one that takes long goes by itself."""
+    return max(1, min(MESSAGE_JOBS, int(MESSAGE_MS / max(mean_ms, 0.01))))
+
+
+def bundle(queue: str, claimed: Sequence[Claimed], shares: Mapping[str, int]) -> list[Message]:
+    """Put the jobs of one claim into messages: as many together as their command's share allows and as there are, suspects alone."""
+    by_share: dict[int, list[Claimed]] = {}
+    for row in claimed:
+        by_share.setdefault(1 if row.solo else shares.get(row.command, 1), []).append(row)
+    messages: list[Message] = []
+    for most, rows in by_share.items():
+        size = max(1, min(most, len(rows) // FEW))
+        groups = (rows[at : at + size] for at in range(0, len(rows), size))
+        messages += [Message(queue, tuple(Announcement(row.job_id, row.attempt, row.traceparent) for row in group)) for group in groups]
+    return messages
 
 
 def forget_announcements(database: Database) -> Callable[[], None]:

@@ -17,7 +17,7 @@ from config.transport import Transport, Unconfirmed
 from ledger import jobs, keys, workers
 from ledger.connection import Database
 from ledger.outbox import Claimed
-from producers.relay.relay import Relay, bundle, forget_announcements
+from producers.relay.relay import Relay, bundle, forget_announcements, share
 
 
 class Wire:
@@ -54,6 +54,7 @@ def database(database_url: str) -> Iterator[Database]:
             tx, [{"name": "test.do", "queue": "test", "max_failures": 3, "fields": [], "on_rejected": None, "on_dead": None}]
         )
         workers.register(tx, uuid7(), "worker", "1", ["test"], ["test.do"])
+        workers.measure(tx, {"test.do": 0.1})
     yield database
     database.close()
 
@@ -109,6 +110,18 @@ def test_five_relays_announce_each_job_once(database):
     assert sorted(name for wire in wires for name in wire.names()) == sorted(ids)
 
 
+def test_little_is_announced_of_what_takes_long(database):
+    wire = Wire()
+    submit(database, 60)
+    with database.plumbing() as tx:
+        tx.execute("update haulier.commands set mean_ms = 1000")
+
+    with running(database, wire), database.plumbing() as tx:
+        wait_for(lambda: tx.execute("select bool_or(asleep) from haulier.workers").fetchone()[0])
+
+    assert len(wire.names()) == 16
+
+
 def test_what_is_not_confirmed_is_announced_again(database):
     wire, ids = Wire(), submit(database, 3)
     wire.refuse = "nacked"
@@ -156,8 +169,8 @@ def test_a_reset_broker_is_told_everything_again(database):
     assert sorted(set(wire.names())) == sorted(ids)
 
 
-def row(short: bool = True, solo: bool = False) -> Claimed:
-    return Claimed(uuid7(), 1, None, solo, short)
+def row(command: str = "short", *, solo: bool = False) -> Claimed:
+    return Claimed(uuid7(), 1, None, solo, command)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +178,14 @@ def row(short: bool = True, solo: bool = False) -> Claimed:
     [
         ([row() for _ in range(3)], 3),  # few: one message each, so that idle workers share them
         ([row() for _ in range(400)], 8),
-        ([row(short=False) for _ in range(40)], 40),
+        ([row("long") for _ in range(40)], 40),
+        ([row("middling") for _ in range(400)], 80),
         ([row() for _ in range(400)] + [row(solo=True)], 9),
     ],
-    ids=["few", "many short", "many long", "a suspect"],
+    ids=["few", "many short", "many long", "many middling", "a suspect"],
 )
 def test_many_short_jobs_share_messages_and_no_other(rows, messages):
-    bundled = bundle("test", rows)
+    bundled = bundle("test", rows, {"short": share(0.1), "middling": share(10), "long": share(80)})
 
     assert len(bundled) == messages
     assert sorted(job.job_id for message in bundled for job in message.jobs) == sorted(each.job_id for each in rows)
