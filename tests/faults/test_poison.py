@@ -1,0 +1,45 @@
+"""Jobs that take their process down, and those that stood beside them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.rig import Rig, eventually
+from tests.crash.verdict import all_succeeded_once
+
+
+@pytest.mark.parametrize("how", ["signal", "segfault"])
+def test_a_job_that_kills_its_process_ends_dead_and_its_neighbours_succeed_unblamed(rig: Rig, how: str) -> None:
+    """All of them came in one message: some had ended when the process died, some had not begun to run."""
+    rig.start("upkeep")
+    neighbours = [
+        rig.write(command, {"n": n})
+        for n, command in enumerate(("crash.plain", "crash.count", "crash.plain", "crash.count", "crash.plain"))
+    ]
+    killer = rig.write("crash.kill", {"how": how})
+    rig.announce(*((job, 1) for job in (*neighbours[:3], killer, *neighbours[3:])))
+
+    rig.start("work", threads=1)
+    eventually(lambda: rig.outcomes(killer), 20, rig.describe)
+    rig.start("relay")
+    rig.wait_until_final([killer, *neighbours], 60)
+
+    found = rig.job(killer)
+    assert (found["state"], found["reason"], found["failures"], found["error"]["code"]) == ("dead", "crashed", 2, "crashed")
+    assert rig.outcomes(killer) == ["rescued", "failed", "died"]
+    assert rig.rows("select job_id, reason, code from haulier.dead_letters") == [(killer, "crashed", "crashed")]
+    all_succeeded_once(rig, neighbours)
+
+
+def test_a_worker_goes_on_while_jobs_that_kill_their_process_come_again_and_again(rig: Rig) -> None:
+    rig.start("relay")
+    rig.start("upkeep")
+    worker = rig.start("work", processes=2)
+    killers = [rig.write("crash.kill", {"how": "signal"}) for _ in range(2)]
+    neighbours = [rig.write("crash.count", {"n": n}) for n in range(20)]
+
+    rig.wait_until_final([*killers, *neighbours], 90)
+
+    assert worker.code is None
+    assert [rig.job(killer)["reason"] for killer in killers] == ["crashed", "crashed"]
+    all_succeeded_once(rig, neighbours)
