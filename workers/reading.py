@@ -16,6 +16,7 @@ from dramatiq.broker import Consumer, MessageProxy
 from config.transport.message import Message, Undecodable, decode
 from workers.capacity import Capacity
 from workers.delivery import Delivery, Handover, Source
+from workers.subscription import take_all
 
 log = structlog.get_logger()
 
@@ -63,16 +64,17 @@ class ReadingConsumer(Consumer):
 
     def return_paused(self) -> float:
         """Return what was held long enough. Returns for how many seconds the rest may be held."""
-        while self._paused:
-            left = self._paused[0][0] - time.monotonic()
-            if left > 0:
-                return left
-            self._paused.popleft()[1].return_()
+        now = time.monotonic()
+        for until, delivery in take_all(self._paused):
+            if until > now:
+                self._paused.appendleft((until, delivery))
+                return until - now
+            delivery.return_()
         return PAUSE
 
     def return_all_paused(self) -> None:
-        while self._paused:
-            self._paused.popleft()[1].return_()
+        for _, delivery in take_all(self._paused):
+            delivery.return_()
 
     # Dramatiq's side; on worker threads.
 

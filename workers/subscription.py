@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.exceptions import ConnectionWrongStateError
@@ -20,6 +20,9 @@ from config.transport.connection import parameters
 
 #: Seconds without an arrival after which a consumer looks whether it is still one.
 QUIET = 5.0
+
+
+T = TypeVar("T")
 
 
 class CancelledByBrokerError(Exception):
@@ -147,8 +150,7 @@ class Subscription:
         if not self._settled:
             return
         acknowledged: set[int] = set()
-        while self._settled:
-            tag, is_acknowledged = self._settled.popleft()
+        for tag, is_acknowledged in take_all(self._settled):
             if is_acknowledged:
                 acknowledged.add(tag)
             else:
@@ -172,6 +174,15 @@ class Subscription:
             del self._outstanding[tag]
             tags.discard(tag)
         return last
+
+
+def take_all(queue: deque[T]) -> Iterator[T]:
+    """Empty a queue that another thread may be emptying as well: at shutdown, a consumer is closed by the thread that stops it."""
+    while True:
+        try:
+            yield queue.popleft()
+        except IndexError:
+            return
 
 
 def _leading(outstanding: Iterable[int], tags: set[int]) -> list[int]:
