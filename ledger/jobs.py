@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -61,7 +61,7 @@ accepted as (
            labels, payload, traceparent
       from wishes where key is null or id in (select job_id from named)
     on conflict (id) do nothing
-    returning id, tenant_id, state),
+    returning id, tenant_id, state, submitted_at, due_at),
 waiting as (
     insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, scheduled, due_at, expires_at, traceparent)
     select a.id, a.tenant_id, w.queue, w.command, w.priority, 1, w.scheduled, w.due_at, w.expires_at, w.traceparent
@@ -69,16 +69,23 @@ waiting as (
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
     select a.id, 1, a.tenant_id, 'accepted', a.state, 0, w.who from accepted a join wishes w using (id))
-select id from accepted
+select id, submitted_at, due_at from accepted
 """
 
 
-def submit(tx: Tx, submissions: Sequence[Submission]) -> set[UUID]:
-    """Write all of them. Returns the ids that are new: the others' idempotency key is taken, or (a COMMIT of unknown outcome
+class Times(NamedTuple):
+    """When a job was accepted, and when it may begin."""
+
+    submitted_at: datetime
+    due_at: datetime
+
+
+def submit(tx: Tx, submissions: Sequence[Submission]) -> dict[UUID, Times]:
+    """Write all of them. Returns those that are new, by id: the others' idempotency key is taken, or (a COMMIT of unknown outcome
     repeated) the very same id is there already; `find_key` and `exists` tell which.
     """
     rows = orjson.dumps([_row(wish) for wish in submissions])
-    return {row[0] for row in tx.execute(SUBMIT, (rows.decode(),))}
+    return {row[0]: Times(row[1], row[2]) for row in tx.execute(SUBMIT, (rows.decode(),))}
 
 
 def _row(wish: Submission) -> dict[str, Any]:

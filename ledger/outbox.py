@@ -115,6 +115,22 @@ def unmark_all(tx: Tx) -> int:
     return tx.execute("update haulier.outbox set announced_at = null where announced_at is not null").rowcount
 
 
+# A relay that dies leaves jobs marked that it may never have published. It says that it lives once a second, so what it announced
+# after that is a moment younger; of the rest, what lies in RabbitMQ is announced twice, which finds nothing to begin.
+UNMARK_OF_LOST_RELAYS = """
+with lost as (
+    update haulier.workers set stopped_at = now()
+     where kind = 'relay' and stopped_at is null and seen_at < now() - make_interval(secs => %s)
+    returning seen_at)
+update haulier.outbox set announced_at = null where announced_at <= (select max(seen_at) from lost) + interval '5 seconds'
+"""
+
+
+def unmark_of_lost_relays(tx: Tx, lease: float) -> int:
+    """What relays that were not seen for `lease` seconds had announced is to be announced again. Returns how many jobs."""
+    return tx.execute(UNMARK_OF_LOST_RELAYS, (lease,)).rowcount
+
+
 # Three signs that a message is lost: jobs of its queue announced 10 s after it have begun; its queue was seen empty and it is older than
 # 30 s; or ten minutes have passed, doubling with each announcement (invariant 12: announcing again cannot flood).
 ANNOUNCE_AGAIN = """
@@ -160,14 +176,22 @@ def backlog(tx: Tx) -> list[Backlog]:
     return [Backlog(*row) for row in tx.execute(BACKLOG)]
 
 
+# By priority, since that is how the index lies: a look at the first due row of each, not at the whole backlog.
 OLDEST = """
-select coalesce(extract(epoch from now() - min(due_at)), 0)::float8 from haulier.outbox
- where queue = %s and announced_at is null and not scheduled and due_at <= now()
+with recursive first as (
+    (select priority, due_at from haulier.outbox where queue = %(queue)s and announced_at is null and not scheduled
+      order by priority desc, due_at limit 1)
+    union all
+    select next.* from first cross join lateral (
+        select o.priority, o.due_at from haulier.outbox o
+         where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.priority < first.priority
+         order by o.priority desc, o.due_at limit 1) next)
+select coalesce(extract(epoch from now() - min(due_at)), 0)::float8 from first where due_at <= now()
 """
 
 
 def oldest(tx: Tx, queue: str) -> float:
     """Relay lag: for how many seconds the oldest due row of a queue has waited to be announced."""
-    row = tx.execute(OLDEST, (queue,)).fetchone()
+    row = tx.execute(OLDEST, {"queue": queue}).fetchone()
     assert row is not None
     return row[0]

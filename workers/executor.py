@@ -24,8 +24,8 @@ from sqlalchemy.exc import DBAPIError
 
 from config.failpoints import reach
 from config.outage import ride_out
-from config.transport.message import Message
-from ledger import attempts, jobs
+from config.transport.message import Message, encode
+from ledger import attempts, jobs, orphans
 from ledger.attempts import Begun, End, Lease, LeaseLostError, Success
 from ledger.connection import Database
 from pipelines.command import Command, Handler, Rejected, Snooze
@@ -120,9 +120,19 @@ class Executor:
         taken = {job.job_id for job in begun}
         left = [job.job_id for job in message.jobs if job.job_id not in taken]
         unknown = self._riding_out(lambda tx: attempts.decline(tx, left, list(self._handlers)))
-        metrics.DUPLICATES.inc(len(left) - unknown)
+        there = self._riding_out(lambda tx: jobs.exists(tx, left))
+        metrics.DUPLICATES.inc(len(there) - unknown)
+        if len(there) < len(left):
+            self._keep_orphan(Message(message.queue, tuple(job for job in message.jobs if job.job_id in set(left) - there)))
         if unknown:
             log.info("commands that this worker does not know; they are announced again", jobs=unknown)
+
+    def _keep_orphan(self, message: Message) -> None:
+        """Jobs that were never in this ledger, or in one that was set back to an older backup."""
+        reason = f"it names {len(message.jobs)} job(s) that the ledger does not know, first {message.jobs[0].job_id}"
+        self._riding_out(lambda tx: orphans.keep(tx, message.queue, encode(message), reason))
+        metrics.ORPHANS.labels(message.queue).inc()
+        log.warning("orphan message kept", queue=message.queue, reason=reason)
 
     def _run_all(self, begun: Sequence[Begun]) -> None:
         """Run a set in order. Successes without a transaction of their own are written together."""

@@ -37,10 +37,10 @@ async def accept_job(request: Request) -> Response:
     )
     accepted = await parts.writers.submit(wish)
     access = Access(key)
-    if accepted.submitted_at is None or accepted.due_at is None:
+    if accepted.times is None:
         return await _show_again(parts, access, accepted)
     metrics.ACCEPTED.labels(wish.command).inc()
-    job = as_submitted(wish, accepted.submitted_at, accepted.due_at)
+    job = as_submitted(wish, accepted.times)
     return _receipt(Viewer(access, parts.handlers).job(job), polling(job))
 
 

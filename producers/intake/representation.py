@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ledger import reading
-from ledger.jobs import Submission
+from ledger.jobs import Submission, Times
 from ledger.reading import FINAL, Attempt, Event, Job, family_state
 from pipelines.command import Handler
 from producers.intake.auth import Access
@@ -117,13 +117,13 @@ def page(items: Sequence[Any], next_cursor: str | None = None) -> dict[str, Any]
     return {"items": items, "next_cursor": next_cursor}
 
 
-def as_submitted(wish: Submission, submitted_at: datetime, due_at: datetime) -> Job:
+def as_submitted(wish: Submission, times: Times) -> Job:
     """A job that has just been committed, without reading it."""
-    state = "scheduled" if due_at > submitted_at else "queued"
+    state = "scheduled" if times.due_at > times.submitted_at else "queued"
     return reading.Job(
         id=wish.id, tenant_id=wish.tenant_id, root_id=wish.id, parent_id=None, command=wish.command, queue=wish.queue, state=state,
         reason=None, priority=wish.priority, attempt=0, failures=0, max_failures=wish.max_failures, seq=1, labels=wish.labels,
-        submitted_at=submitted_at, due_at=due_at, expires_at=wish.expires_at, started_at=None, finished_at=None,
+        submitted_at=times.submitted_at, due_at=times.due_at, expires_at=wish.expires_at, started_at=None, finished_at=None,
         cancel_requested_at=None, progress=None, payload=orjson.loads(wish.payload), original_payload=None, result=None, error=None,
         traceparent=wish.traceparent, family={state: 1},
     )  # fmt: skip

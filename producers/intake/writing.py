@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,19 +13,18 @@ import structlog
 from config import failpoints
 from ledger import jobs
 from ledger.connection import Database
-from ledger.jobs import Submission
+from ledger.jobs import Submission, Times
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """It is committed. `repeated`: under this key it was accepted before. The times are None where they have to be looked up."""
+    """It is committed. `repeated`: under this key it was accepted before. `times` is None where they have to be looked up."""
 
     job_id: UUID
     repeated: bool = False
-    submitted_at: datetime | None = None
-    due_at: datetime | None = None
+    times: Times | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,6 @@ class KeyTaken:
 
 Answer = Accepted | KeyTaken
 
-TIMES = "select id, submitted_at, due_at from haulier.jobs where id = any(%s)"
 SET_PATIENCE = "select set_config('lock_timeout', %s, false)"
 
 
@@ -94,12 +91,10 @@ class Link:
         self._outage = False
         return answers
 
-    def _read_answers(self, connection: psycopg.Connection[Any], submissions: Sequence[Submission], new: set[UUID]) -> list[Answer]:
-        times = {job_id: (submitted_at, due_at) for job_id, submitted_at, due_at in connection.execute(TIMES, (list(new),))}
-        return [
-            Accepted(wish.id, False, *times.get(wish.id, (None, None))) if wish.id in new else self._settle(connection, wish)
-            for wish in submissions
-        ]
+    def _read_answers(
+        self, connection: psycopg.Connection[Any], submissions: Sequence[Submission], new: Mapping[UUID, Times]
+    ) -> list[Answer]:
+        return [Accepted(wish.id, times=new[wish.id]) if wish.id in new else self._settle(connection, wish) for wish in submissions]
 
     def _settle(self, connection: psycopg.Connection[Any], wish: Submission) -> Answer:
         """It was not new: either its key was taken, or an earlier try of this very submission has been committed after all."""

@@ -135,7 +135,10 @@ class Relay:
         self._shares = {command: share(mean) for command, mean in workers.run_times(tx).items()}
         for command, queue in workers.queues(tx).items():
             self._windows.setdefault(queue, Window()).allow(self._shares.get(command, 1))
-        workers.heartbeat(tx, self._id)
+        workers.register(tx, self._id, "relay", RELEASE)  # and not only a heartbeat: it may have been taken for dead
+        again = outbox.unmark_of_lost_relays(tx, self._settings.lease)
+        if again:
+            log.warning("a relay is gone; what it announced is announced again", jobs=again)
         for queue in self._windows:
             metrics.LAG.labels(queue).set(outbox.oldest(tx, queue))
             self._transport.depth(queue)  # asked now: the answer is there, and fresh, when it is looked at

@@ -63,7 +63,7 @@ def test_a_thread_that_wakes_up_while_the_next_attempt_runs_in_its_own_process_c
 
 
 def test_a_frozen_relay_holds_nobody_up_while_another_one_goes_on(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-    """It freezes with a claimed job in its hands: that one is announced again after half a minute, all others go on at once."""
+    """It freezes with a claimed job in its hands: that one is announced again when the relay's lease has run out, all others go on at once."""
     rig.start("work")
     frozen = rig.start("relay", "relay.after_claim:stop")
     held = rig.write("crash.count", {"n": 0})
@@ -74,7 +74,7 @@ def test_a_frozen_relay_holds_nobody_up_while_another_one_goes_on(rig: Rig, caps
     others = [rig.write("crash.count", {"n": n}) for n in range(10)]
     rig.wait_until_final(others, 15)
     others_took = time.monotonic() - began
-    rig.wait_until_final([held], 60)
+    rig.wait_until_final([held], 20)
     held_took = time.monotonic() - began
     frozen.go_on()
     after = rig.write("crash.count", {"n": 0})
@@ -84,7 +84,7 @@ def test_a_frozen_relay_holds_nobody_up_while_another_one_goes_on(rig: Rig, caps
         print(
             f"\nfrozen relay: the others took {others_took:.1f} s (start of the second relay included), the one it held {held_took:.1f} s"
         )
-    assert held_took < 50
+    assert held_took < 20
     assert frozen.code is None
     all_succeeded_once(rig, [held, *others, after])
 

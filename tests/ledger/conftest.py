@@ -30,7 +30,7 @@ class Books:
     def submit(self, count: int = 1, **facts: Any) -> list[UUID]:
         ids = [uuid7() for _ in range(count)]
         wishes = [replace(self.wish(id_), **facts) for id_ in ids]
-        assert jobs.submit(self.tx, wishes) == set(ids)
+        assert set(jobs.submit(self.tx, wishes)) == set(ids)
         return ids
 
     def wish(self, job_id: UUID | None = None) -> jobs.Submission:

@@ -20,7 +20,7 @@ def wish(books: Books, **facts) -> jobs.Submission:
 
 def test_a_hundred_threads_with_one_key_make_one_job(books: Books):
     wishes = [wish(books, key="order-17", fingerprint=b"same") for _ in range(100)]
-    accepted: list[set] = []
+    accepted: list[dict] = []
 
     def submit(mine: jobs.Submission) -> None:
         with psycopg.connect(books.database.url, autocommit=True) as tx:
@@ -41,14 +41,14 @@ def test_a_hundred_threads_with_one_key_make_one_job(books: Books):
 def test_one_key_twice_in_a_set_makes_one_job(books: Books):
     first, second, other = wish(books, key="a"), wish(books, key="a"), wish(books)
 
-    assert jobs.submit(books.tx, [first, second, other]) == {first.id, other.id}
+    assert set(jobs.submit(books.tx, [first, second, other])) == {first.id, other.id}
 
 
 def test_a_commit_of_unknown_outcome_is_repeated_without_harm(books: Books):
     mine = [wish(books), wish(books, key="k")]
     jobs.submit(books.tx, mine)
 
-    assert jobs.submit(books.tx, mine) == set()
+    assert set(jobs.submit(books.tx, mine)) == set()
     assert jobs.exists(books.tx, [each.id for each in mine]) == {each.id for each in mine}
     assert books.count("jobs") == books.count("outbox") == 2
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import psycopg
 import pytest
 
-from ledger import outbox
+from config.ids import uuid7
+from ledger import outbox, workers
 from tests.ledger.conftest import Books
 
 pytestmark = pytest.mark.every_postgres
@@ -83,6 +85,51 @@ def test_announcing_again_waits_for_a_sign_of_loss(books: Books, ago, begun, emp
     latest = None if begun is None else datetime.now(UTC) - timedelta(seconds=begun)
 
     assert outbox.announce_again(books.tx, "test", begun=latest, empty=empty) == again
+
+
+def relay_seen(books: Books, ago: float) -> UUID:
+    relay = uuid7()
+    workers.register(books.tx, relay, "relay", "1")
+    books.tx.execute("update haulier.workers set seen_at = now() - make_interval(secs => %s) where id = %s", (ago, relay))
+    return relay
+
+
+def test_what_a_lost_relay_announced_is_announced_again_once(books: Books):
+    relay_seen(books, ago=20)
+    relay_seen(books, ago=1)
+    books.submit()
+    announced(books, ago=21)
+    [later] = books.submit()
+    claim(books)
+
+    assert outbox.unmark_of_lost_relays(books.tx, 8) == 1
+    assert outbox.unmark_of_lost_relays(books.tx, 8) == 0
+    assert books.value("select count(*) from haulier.outbox where job_id = %s and announced_at is null", later) == 0
+
+
+def test_a_relay_that_was_only_frozen_is_known_again_and_can_be_lost_again(books: Books):
+    relay = relay_seen(books, ago=20)
+    outbox.unmark_of_lost_relays(books.tx, 8)
+    workers.register(books.tx, relay, "relay", "1")
+    books.submit()
+    claim(books)
+
+    assert outbox.unmark_of_lost_relays(books.tx, 8) == 0
+    books.tx.execute("update haulier.workers set seen_at = now() - interval '9 seconds' where id = %s", (relay,))
+    announced(books, ago=9)
+    assert outbox.unmark_of_lost_relays(books.tx, 8) == 1
+
+
+def test_the_oldest_is_found_whatever_its_priority(books: Books):
+    for priority, ago in ((5, 10), (0, 40), (-7, 20), (5, 30)):
+        books.submit(priority=priority)
+        books.tx.execute(
+            "update haulier.outbox set due_at = now() - make_interval(secs => %s) where due_at > now() - interval '5 seconds'", (ago,)
+        )
+    books.submit(priority=3, delay=600)
+
+    assert 40 <= outbox.oldest(books.tx, "test") < 60
+    assert outbox.oldest(books.tx, "other") == 0
 
 
 def test_a_reset_broker_has_everything_announced_again(books: Books):

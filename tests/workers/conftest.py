@@ -11,7 +11,7 @@ import pytest
 
 from config.ids import uuid7
 from config.transport.message import Announcement, Message
-from ledger import jobs, keys, outbox, reading, workers
+from ledger import jobs, keys, orphans, outbox, reading, workers
 from ledger.connection import Database
 from pipelines.command import Command, Handler
 from pipelines.load import describe
@@ -85,6 +85,10 @@ class Shop:
     def attempts(self, job_id: UUID) -> list[reading.Attempt]:
         with self.database.plumbing() as tx:
             return reading.attempts(tx, job_id)
+
+    def orphans(self) -> list[orphans.Orphan]:
+        with self.database.plumbing() as tx:
+            return orphans.newest(tx, None, 10)
 
     def value(self, statement: Any, *parameters: Any) -> Any:
         with self.database.plumbing() as tx:

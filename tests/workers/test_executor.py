@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+from psycopg import OperationalError
 from sqlalchemy import text
 
+from config.ids import uuid7
+from config.transport.message import decode
 from ledger import attempts, workers
 from ledger.attempts import End
 from pipelines.command import Command, CommandError, Rejected, Retry, Snooze, handles
@@ -214,6 +217,51 @@ def test_a_doubled_delivery_does_nothing(shop):
 
     assert (first.acknowledged, again.acknowledged) == (1, 1)
     assert there.value("select count(*) from effects") == 1
+
+
+def test_a_message_that_names_jobs_nobody_knows_is_kept_as_an_orphan(shop):
+    there = shop(doing(lambda _c, run: note(run)))
+    [job_id] = there.submit(Do())
+    forged = uuid7()
+
+    delivery = there.deliver(forged, job_id)
+
+    assert delivery.acknowledged == 1
+    assert there.job(job_id).state == "succeeded"
+    [(_, queue, body, _, reason, *_)] = there.orphans()
+    assert (queue, decode(body, "test").jobs[0].job_id, str(forged) in reason) == ("test", forged, True)
+
+
+def test_a_begin_that_was_committed_though_its_answer_was_lost_runs_once(shop, monkeypatch):
+    there = shop(doing(lambda _c, run: note(run)))
+    ids = there.submit(Do(n=1), Do(n=2))
+    begin, lost = attempts.begin, []
+
+    def lose_the_answer(*arguments):
+        begun = begin(*arguments)
+        if not lost:
+            lost.append(begun)
+            raise OperationalError("the connection was lost after the commit")
+        return begun
+
+    monkeypatch.setattr(attempts, "begin", lose_the_answer)
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "succeeded"]
+    assert [there.job(id_).attempt for id_ in ids] == [1, 1]
+    assert there.value("select count(*) from effects") == 2
+
+
+def test_what_a_handler_reads_holds_no_transaction_open(shop):
+    def handler(_command, run):
+        with run.read() as db:
+            assert db.execute(text("select 1")).scalar() == 1
+        run.once("call", lambda key: key)
+        with run.transaction(), pytest.raises(RuntimeError, match="open transaction"), run.read():
+            pass
+
+    assert shop(doing(handler)).run(Do()).state == "succeeded"
 
 
 def test_what_is_not_started_when_the_process_stops_is_handed_back_unblamed(shop):
