@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sqlalchemy import text
-
 from benchmarks import effect
 from benchmarks.records import own_writer
 from pipelines.command import Command, Handler, handles
 from pipelines.run import Run
 
 QUEUE = "bench"
-INSERT = text(effect.INSERT.format(":number"))
-UPDATE = text(effect.UPDATE.format(":account"))
+INSERT = effect.INSERT.format("%s")
+UPDATE = effect.UPDATE.format("%s")
 
 
 class _Numbered(Command):
@@ -39,8 +37,8 @@ def run_noop(command: Noop, run: Run) -> None:
 @handles(Durable, queue=QUEUE)
 def run_durable(command: Durable, run: Run) -> None:
     with run.transaction() as db:
-        if db.execute(INSERT, {"number": command.number}).rowcount:
-            db.execute(UPDATE, {"account": command.number % effect.ACCOUNTS})
+        if db.exec_driver_sql(INSERT, (command.number,)).rowcount:
+            db.exec_driver_sql(UPDATE, (command.number % effect.ACCOUNTS,))
     own_writer().end(command.number)
 
 

@@ -12,9 +12,11 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import orjson
+import psycopg
 from psycopg import Connection
+from psycopg.pq import Escaping
 
-from ledger.connection import JsonText
+from ledger.connection import JsonText, send
 
 Tx = Connection[Any]
 
@@ -134,20 +136,10 @@ def decline(tx: Tx, ids: Sequence[UUID], commands: Sequence[str]) -> int:
     return tx.execute(DECLINE, (list(ids), list(commands))).rowcount
 
 
-COMPLETE_ONE = """
-with settled as (
-    update haulier.jobs
-       set state = 'succeeded', result = %(result)s::jsonb, finished_at = clock_timestamp(), worker_id = null, seq = seq + 1
-     where id = %(id)s and state = 'running' and attempt = %(attempt)s and worker_id = %(worker)s
-    returning id, tenant_id, seq, attempt, started_at, finished_at),
-released as (
-    delete from haulier.leases where job_id = %(id)s and attempt = %(attempt)s),
-recorded as (
-    insert into haulier.attempts (job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, log)
-    select id, attempt, tenant_id, %(worker)s, started_at, finished_at, 'succeeded', %(log)s::jsonb from settled)
-insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
-select id, seq, tenant_id, 'succeeded', 'succeeded', attempt from settled
-"""
+# The function is in migrations/0002_cheaper_settling.sql. It raises for a lost lease, so that the commit sent along with it cannot happen.
+COMPLETE = b"select haulier.complete('%s', %d, '%s', %s, %s); %s"
+
+LEASE_LOST = "LL001"
 
 COMPLETE_MANY = """
 with ends as materialized (
@@ -171,16 +163,24 @@ select id from settled
 """
 
 
-def complete(tx: Tx, lease: Lease, result: str | None, log: str | None = None) -> None:
-    """Write one success. Raises LeaseLostError: the caller rolls back what its transaction holds.
+def complete(tx: Tx, lease: Lease, result: str | None, log: str | None = None, *, chain: bool = False) -> None:
+    """Write one success and commit the transaction that holds its effects, in one round trip. Result and log are JSON text.
+    `chain` opens the next transaction with it. Raises LeaseLostError: nothing is committed, and the caller rolls back.
 
     A statement of its own: for one job it costs two thirds of the one for sets.
     """
-    written = tx.execute(
-        COMPLETE_ONE, {"id": lease.job_id, "attempt": lease.attempt, "worker": lease.worker_id, "result": result, "log": log}
-    )
-    if written.rowcount != 1:
-        raise LeaseLostError(lease.job_id, lease.attempt)
+    job, worker = lease.job_id.hex.encode(), lease.worker_id.hex.encode()
+    commit = b"commit and chain" if chain else b"commit"
+    try:
+        send(tx, COMPLETE % (job, lease.attempt, worker, _literal(tx, result), _literal(tx, log), commit))
+    except psycopg.DatabaseError as error:
+        if error.sqlstate == LEASE_LOST:
+            raise LeaseLostError(lease.job_id, lease.attempt) from None
+        raise
+
+
+def _literal(tx: Tx, text: str | None) -> bytes:
+    return b"null" if text is None else Escaping(tx.pgconn).escape_literal(text.encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ from typing import Any, cast
 
 import orjson
 import psycopg
+from psycopg.pq import ExecStatus
 from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import Connection as SqlalchemyConnection
 
 set_json_loads(orjson.loads)
 
@@ -171,6 +173,28 @@ class Watchdog:
                 late = [connection for until, connection in self._guarded.values() if until < now]
                 for connection in late:
                     shut(connection)
+
+
+def driver_of(connection: SqlalchemyConnection) -> psycopg.Connection[Any]:
+    """The driver's connection under one of SQLAlchemy's."""
+    return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+
+
+BEGIN = b"begin isolation level read committed"
+
+
+def send(connection: psycopg.Connection[Any], commands: bytes) -> None:
+    """Run commands that have neither parameters nor rows, all in one round trip. Raises psycopg's errors.
+
+    It costs a third of the driver's own way, which is made for more: a difference that every job pays.
+    """
+    result = connection.pgconn.exec_(commands)
+    if result.status not in _WELL:
+        error = psycopg.errors.error_from_result(result, connection.info.encoding)
+        raise error if error.sqlstate else psycopg.OperationalError(str(error))
+
+
+_WELL = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
 
 
 def shut(connection: psycopg.Connection[Any]) -> None:

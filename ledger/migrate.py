@@ -26,11 +26,13 @@ def migrate(url: str) -> None:
 
 
 def problem(connection: Connection) -> str | None:
-    """Why this release cannot work on the schema as it is, or None."""
-    wanted = ScriptDirectory.from_config(_config(None)).get_current_head()
+    """Why this release cannot work on the schema as it is, or None. A schema that a later release has brought further will do."""
+    scripts = ScriptDirectory.from_config(_config(None))
+    wanted = scripts.get_current_head()
     context = MigrationContext.configure(connection, opts={"version_table": "migrations", "version_table_schema": "haulier"})
     found = context.get_current_revision()
-    if found == wanted:
+    known = {script.revision for script in scripts.walk_revisions()}
+    if found == wanted or (found is not None and found not in known):
         return None
     return f"the schema is at {found or 'nothing'}, this release needs {wanted}; run `haulier migrate`"
 

@@ -18,6 +18,7 @@ import orjson
 import psycopg
 import structlog
 from psycopg import OperationalError
+from psycopg.pq import TransactionStatus
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -27,7 +28,7 @@ from config.outage import ride_out
 from config.transport.message import Message, encode
 from ledger import attempts, jobs, orphans
 from ledger.attempts import Begun, End, Lease, LeaseLostError, Success
-from ledger.connection import Database
+from ledger.connection import Database, driver_of, send
 from pipelines.command import Command, Handler, Rejected, Snooze
 from workers import metrics, outcome
 from workers.delivery import Delivery
@@ -142,7 +143,7 @@ class Executor:
             if self._stopping() and at > 0:
                 self._hand_back(begun[at:])
                 break
-            success = self._run_solo(job) if job.solo else self._run_one(job)
+            success = self._run_solo(job) if job.solo else self._run_one(job, chain=at + 1 < len(begun))
             if success is not None:
                 first = first if finished else time.monotonic()
                 finished.append(success)
@@ -151,9 +152,10 @@ class Executor:
                 finished = []
         if finished:
             self._complete(finished)
+        self._threads_own().end_transaction()
 
-    def _run_one(self, job: Begun) -> Success | None:
-        """One attempt. Returns a success that is still to be written, or None: its end is written."""
+    def _run_one(self, job: Begun, *, chain: bool = False) -> Success | None:
+        """One attempt. Returns a success that is still to be written, or None: its end is written. `chain`: another one follows at once."""
         local = self._threads_own()
         handler = self._handlers[job.command]
         lease = Lease(job.job_id, job.attempt, self.worker_id)
@@ -168,7 +170,7 @@ class Executor:
             if isinstance(found, Rejected | Snooze):
                 end: object = found
             else:
-                return self._succeed(run, lease, found)
+                return self._succeed(run, lease, found, chain)
         except LeaseLostError as lost:
             run.roll_back()
             metrics.LEASES_LOST.inc()
@@ -186,33 +188,32 @@ class Executor:
         self._settle(outcome.judge(handler, job, self.worker_id, end, run.lines))
         return None
 
-    def _succeed(self, run: AttemptRun, lease: Lease, found: object) -> Success | None:
+    def _succeed(self, run: AttemptRun, lease: Lease, found: object, chain: bool) -> Success | None:
         """Write the follow-ups and the completion in the handler's own transaction; without one, leave it to the set."""
         result = _json(found)
         follow_ups = run.take_submitted()
         if run.open is None and not follow_ups:
             return Success(lease.job_id, lease.attempt, result, run.lines)
-        with run.transaction() as connection:
-            driver: psycopg.Connection[Any] = connection.connection.driver_connection  # pyright: ignore[reportAssignmentType]
-            if follow_ups:
-                _in_transaction(connection)
-                jobs.submit(driver, follow_ups)
-            reach("worker.before_settle")
-            _in_transaction(connection)
-            attempts.complete(driver, lease, result, run.lines)
-            connection.commit()
-        run.open = None
+        run.transaction()
+        driver = run.driver
+        assert driver is not None
+        if follow_ups:
+            jobs.submit(driver, follow_ups)
+        reach("worker.before_settle")
+        _still_open(driver)
+        attempts.complete(driver, lease, result, run.lines, chain=chain)
+        run.close()
         reach("worker.after_settle")
         if follow_ups:
             self._wake()
-        metrics.ENDED.labels("succeeded").inc()
+        metrics.succeeded()
         return None
 
     def _complete(self, finished: Sequence[Success]) -> None:
         reach("worker.before_settle")
         held = self._riding_out(lambda tx: attempts.complete_many(tx, self.worker_id, finished))
         reach("worker.after_settle")
-        metrics.ENDED.labels("succeeded").inc(len(held))
+        metrics.succeeded(len(held))
         if len(held) < len(finished):
             metrics.LEASES_LOST.inc(len(finished) - len(held))
             lost = [str(success.job_id) for success in finished if success.job_id not in held]
@@ -317,9 +318,18 @@ class ThreadConnections:
         return self._plumbing
 
     def handlers(self) -> Connection:
-        if self._handlers is None or self._handlers.closed or self._handlers.invalidated:
+        if self._handlers is None or self._handlers.invalidated or self._handlers.closed or driver_of(self._handlers).closed:
             self._handlers = self._database.handlers.connect()
         return self._handlers
+
+    def end_transaction(self) -> None:
+        """A completion has opened the next job's transaction, which did not want it; and SQLAlchemy knows of no completion's commit."""
+        if self._handlers is None or not self._handlers.in_transaction():
+            return
+        driver = driver_of(self._handlers)
+        if driver.pgconn.transaction_status != TransactionStatus.IDLE:
+            send(driver, b"rollback")
+        self._handlers.rollback()
 
     def reset(self) -> None:
         if self._plumbing is not None:
@@ -339,10 +349,12 @@ def _is_nobodys_fault(error: psycopg.Error) -> bool:
     return state[:2] == "08" or state in {"57P01", "57P02", "57P03", "53300", "40001", "40P01"}
 
 
-def _in_transaction(connection: Connection) -> None:
-    """The ledger writes through the driver: see to it that its transaction has begun for SQLAlchemy as well, so that commit commits."""
-    if not connection.in_transaction():
-        connection.begin()
+def _still_open(driver: psycopg.Connection[Any]) -> None:
+    """What a handler has committed by itself can neither be fenced nor be undone: it must not go unnoticed."""
+    if driver.pgconn.transaction_status == TransactionStatus.IDLE:
+        raise RuntimeError(
+            "the handler has ended run.transaction() by itself; its commit is the job's completion, and not the handler's to make"
+        )
 
 
 def _parse(handler: Handler, job: Begun) -> Command:

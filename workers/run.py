@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
@@ -19,6 +19,7 @@ from config.failpoints import reach
 from config.ids import uuid7
 from ledger import attempts, calls, jobs
 from ledger.attempts import Begun, Lease
+from ledger.connection import BEGIN, driver_of, send
 from pipelines.command import Command, Handler, Snoozed
 from pipelines.run import Refused
 from workers.outcome import NeedsReviewError
@@ -51,7 +52,7 @@ class AttemptRun:
         self._begun = begun
         self.lease = lease
         self.tenant = tenant
-        self.deadline = datetime.now(UTC) + timedelta(seconds=timeout)
+        self._until = time.time() + timeout
         self.cancelled = False
         self.open: Connection | None = None
         self._session: Session | None = None
@@ -67,6 +68,10 @@ class AttemptRun:
         return self._begun.job_id
 
     @property
+    def deadline(self) -> datetime:
+        return datetime.fromtimestamp(self._until, UTC)
+
+    @property
     def root_id(self) -> UUID:
         return self._begun.root_id
 
@@ -77,13 +82,15 @@ class AttemptRun:
     @property
     def driver(self) -> psycopg.Connection[Any] | None:
         """The driver's connection under the open transaction, or None: where the attempt's end is written, and what a timeout cancels."""
-        return cast("psycopg.Connection[Any]", self.open.connection.driver_connection) if self.open is not None else None
+        return driver_of(self.open) if self.open is not None else None
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> contextlib.AbstractContextManager[Connection]:
         if self.open is None:
             self.open = self._connect()
-        yield self.open
+            if not self.open.in_transaction():  # in a set, the job before has opened it
+                self.open.begin()
+                send(driver_of(self.open), BEGIN)
+        return contextlib.nullcontext(self.open)  # it ends with the attempt
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -175,6 +182,12 @@ class AttemptRun:
 
     def snooze(self, seconds: float) -> None:
         raise Snoozed(seconds)
+
+    def close(self) -> None:
+        """The transaction has been committed with the attempt's end, and the set's next has been opened: for whoever asks for it."""
+        if self._session is not None:
+            self._session.close()
+        self.open = None
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; its follow-ups go with it."""

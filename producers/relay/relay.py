@@ -35,7 +35,7 @@ log = structlog.get_logger()
 CLAIM_ROWS = 500
 IN_FLIGHT = 4
 MESSAGE_JOBS = 50
-MESSAGE_MS = 50.0
+MESSAGE_MS = 100.0
 #: Below this many rows at once each gets a message of its own, so that idle workers share them.
 FEW = 4
 #: Seconds between two looks for lost announcements, and between two looks at the crew.

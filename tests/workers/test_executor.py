@@ -430,3 +430,27 @@ def test_a_suspect_runs_alone_and_only_its_own_crash_counts(shop):
 
     job = there.job(ids[0])
     assert (job.state, job.reason, job.failures) == ("dead", "crashed", 3)
+
+
+def test_a_handler_that_ends_its_transaction_by_itself_is_told_so(shop):
+    def handler(_command, run):
+        note(run)
+        with run.transaction() as db:
+            db.commit()
+
+    job = shop(doing(handler)).run(Do())
+
+    assert (job.state, job.error["code"]) == ("scheduled", "unexpected")
+    assert "has ended run.transaction() by itself" in job.error["message"]
+
+
+def test_after_a_set_no_transaction_stays_open(shop):
+    there = shop(doing(lambda command, run: note(run) if command.n % 2 else None))
+
+    for count in (1, 3, 2):
+        there.deliver(*there.submit(*(Do(n=n + 1) for n in range(count))))
+
+    assert there.value("select count(*) from effects") == 4
+    assert there.value("select count(*) from haulier.jobs where state = 'succeeded'") == 6
+    idle = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'"
+    assert there.value(idle) == 0
