@@ -51,4 +51,7 @@ def carrier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
 
 
 def close(client: gateway_client.Gateway | carrier_client.Carrier) -> None:
+    """And forget it: the next test's service may get the same port."""
     client.service._client.close()
+    gateway_client._gateway.cache_clear()
+    carrier_client._carrier.cache_clear()
