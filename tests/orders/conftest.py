@@ -37,6 +37,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
         settings.cache_clear()
         yield Outside(url)
         close(gateway_client.gateway())
+        gateway_client._gateway.cache_clear()  # the next test's may get the same port
     settings.cache_clear()
 
 
@@ -47,11 +48,9 @@ def carrier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
         settings.cache_clear()
         yield Outside(url)
         close(carrier_client.carrier())
+        carrier_client._carrier.cache_clear()
     settings.cache_clear()
 
 
 def close(client: gateway_client.Gateway | carrier_client.Carrier) -> None:
-    """And forget it: the next test's service may get the same port."""
     client.service._client.close()
-    gateway_client._gateway.cache_clear()
-    carrier_client._carrier.cache_clear()
