@@ -44,7 +44,7 @@ SUBMIT = """
 with wishes as materialized (
     select w.*, coalesce(w.run_at, now() + make_interval(secs => w.delay)) as due_at,
            (coalesce(w.run_at > now(), false) or w.delay > 0) as scheduled
-      from jsonb_to_recordset(%s::jsonb)
+      from jsonb_to_recordset(%(rows)s::jsonb)
         as w(id uuid, tenant_id integer, root_id uuid, parent_id uuid, command text, queue text, payload jsonb, max_failures smallint,
              priority smallint, run_at timestamptz, delay float8, expires_at timestamptz, labels jsonb, key text, fingerprint text,
              who text, traceparent text)),
@@ -69,7 +69,10 @@ waiting as (
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
     select a.id, 1, a.tenant_id, 'accepted', a.state, 0, w.who from accepted a join wishes w using (id))
-select id, submitted_at, due_at from accepted
+select id, submitted_at, due_at,
+       (select pg_notify('haulier_relay', '') from haulier.workers
+         where %(wake)s and kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1)
+  from accepted
 """
 
 
@@ -80,12 +83,16 @@ class Times(NamedTuple):
     due_at: datetime
 
 
-def submit(tx: Tx, submissions: Sequence[Submission]) -> dict[UUID, Times]:
+def submit(tx: Tx, submissions: Sequence[Submission], *, wake: bool = False) -> dict[UUID, Times]:
     """Write all of them. Returns those that are new, by id: the others' idempotency key is taken, or (a COMMIT of unknown outcome
     repeated) the very same id is there already; `find_key` and `exists` tell which.
+
+    `wake` notifies a relay that sleeps with the commit. Only for a transaction that does nothing else and that few write at a time: those
+    which notify commit one after the other. While there is a stream of submissions no relay sleeps, and nobody notifies.
     """
     rows = orjson.dumps([_row(wish) for wish in submissions])
-    return {row[0]: Times(row[1], row[2]) for row in tx.execute(SUBMIT, (rows.decode(),))}
+    found = tx.execute(SUBMIT, {"rows": rows.decode(), "wake": wake})
+    return {row[0]: Times(row[1], row[2]) for row in found}
 
 
 def _row(wish: Submission) -> dict[str, Any]:

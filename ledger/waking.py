@@ -44,7 +44,7 @@ class Waker:
             self._wanted.clear()
             try:
                 if connection is None:
-                    connection = self._database.connect()
+                    connection = self._database.connect(durable=False)  # a NOTIFY would wait for the disk
                 with self._database.watchdog.guard(connection, self._database.deadlines.call):
                     workers.wake(connection)
                 failing = False

@@ -45,6 +45,11 @@ class RabbitmqConsumer(ReadingConsumer):
         if subscription is not None:
             subscription.wake()
 
+    def flush(self) -> None:
+        subscription = self._subscription
+        if subscription is not None:
+            subscription.flush()
+
     def __next__(self) -> MessageProxy | None:
         deadline = time.monotonic() + self._timeout
         try:

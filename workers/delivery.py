@@ -18,7 +18,7 @@ class Source(Protocol):
 
     @property
     def dead(self) -> bool: ...
-    def acknowledge(self, tag: int) -> None: ...
+    def acknowledge(self, tag: int, *, soon: bool = True) -> None: ...
     def return_(self, tag: int) -> None: ...
     def holds(self, tag: int) -> bool: ...
 
@@ -45,7 +45,7 @@ class Delivery:
 
     def acknowledge(self) -> None:
         """The jobs are begun, or there was nothing to begin: the message has done its work."""
-        self._source.acknowledge(self._tag)
+        self._source.acknowledge(self._tag, soon=len(self.message.jobs) > 1)  # the next of a busy queue can come meanwhile
 
     def return_(self) -> None:
         """It could not be begun: another worker may have it."""

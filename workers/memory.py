@@ -58,7 +58,7 @@ class MemoryConsumer(ReadingConsumer):
 
     # The source's side.
 
-    def acknowledge(self, tag: int) -> None:
+    def acknowledge(self, tag: int, *, soon: bool = True) -> None:
         self._unsettled.pop(tag, None)
 
     def return_(self, tag: int) -> None:

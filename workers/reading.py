@@ -41,6 +41,9 @@ class ReadingConsumer(Consumer):
         """End a wait in `__next__`, from any thread."""
         raise NotImplementedError
 
+    def flush(self) -> None:
+        """A set is finished: send the acknowledgements that waited for it."""
+
     def read(self, source: Source, tag: int, body: bytes, headers: dict[str, Any]) -> Handover | None:
         """None if it is no message; then it is dealt with."""
         try:
@@ -84,6 +87,7 @@ class ReadingConsumer(Consumer):
         if message.delivery.held:
             self._pause(message.delivery)
         self.capacity.give_back()
+        self.flush()
 
     nack = ack
 

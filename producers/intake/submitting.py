@@ -194,7 +194,6 @@ class Writers:
                 return
             self._resolve(list(zip(members, answers, strict=True)))
             metrics.SET_SIZE.observe(len(members))
-            self.after_commit()
             return
 
     def _refused(self, link: Link, members: Sequence[Pending], error: psycopg.Error, tries: int) -> None:

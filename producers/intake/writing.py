@@ -79,7 +79,7 @@ class Link:
         assert connection is not None
         with self._database.watchdog.guard(connection, self._database.deadlines.call):
             failpoints.reach("intake.before_commit")
-            new = jobs.submit(connection, submissions)  # in autocommit: the statement is the transaction
+            new = jobs.submit(connection, submissions, wake=True)  # in autocommit: the statement is the transaction
             failpoints.reach("intake.after_commit")
             try:
                 answers = self._read_answers(connection, submissions, new)

@@ -1,4 +1,4 @@
-"""The relay: stage what has become due, claim what may go, publish with confirms in flight, unmark what was not confirmed.
+"""The relay: claim what may go, publish with confirms in flight, unmark what was not confirmed, stage what has become due.
 
 No transaction is open while it publishes. Any number of copies; each claims other rows (SKIP LOCKED).
 """
@@ -91,11 +91,11 @@ class Relay:
                 self._refresh(tx)
             if now >= self._look_again_at:
                 self._look_again(tx)
-            staged = outbox.stage(tx, CLAIM_ROWS)
-            metrics.STAGED.inc(staged)
             moved = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
+            staged = outbox.stage(tx, CLAIM_ROWS)  # the next pass carries these; who has woken it is in more of a hurry
+            metrics.STAGED.inc(staged)
             self._land(tx)
-        return staged + moved
+        return moved + staged
 
     def _carry(self, tx: psycopg.Connection[Any], queue: str) -> int:
         window = self._windows[queue]
