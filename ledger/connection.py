@@ -26,7 +26,7 @@ from sqlalchemy import Connection as SqlalchemyConnection
 set_json_loads(orjson.loads)
 
 
-#: For the connections that begin, settle and claim. Their prepared statements keep the plan that was right when the tables were tiny,
+#: For the connections that begin, settle, claim and rescue. Their prepared statements keep the plan that was right when the tables were tiny,
 #: which reads them whole; each of these statements is right by index at any size.
 BY_INDEX = "".join(f" -c {name}=off" for name in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"))
 
@@ -51,16 +51,28 @@ def sqlalchemy_url(url: str) -> URL:
 
 
 class Database:
-    """The ledger's connections of one process: `plumbing()` for our own statements, `handlers` for what handlers write."""
+    """The ledger's connections of one process: `plumbing()` for our own statements, `handlers` for what handlers write.
 
-    def __init__(self, url: str, *, size: int = 4, deadlines: Deadlines | None = None, name: str = "haulier", durable: bool = True) -> None:
+    `by_index`: the plumbing of this process only has statements that go by index (workers, upkeep; not whoever reads for people).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        size: int = 4,
+        deadlines: Deadlines | None = None,
+        name: str = "haulier",
+        durable: bool = True,
+        by_index: bool = False,
+    ) -> None:
         self.url = url
         self.deadlines = deadlines or Deadlines()
         self.watchdog = Watchdog()
         self._name = name
         self._durable = durable
         self._size = size
-        self._engine = self._create("AUTOCOMMIT", self.deadlines.statement)
+        self._engine = self._create("AUTOCOMMIT", self.deadlines.statement, BY_INDEX if by_index else "")
         self._handlers: Engine | None = None
 
     @property
@@ -101,11 +113,13 @@ class Database:
             self._handlers.dispose()
         self.watchdog.close()
 
-    def _create(self, isolation: str, statement: float) -> Engine:
+    def _create(self, isolation: str, statement: float, options: str = "") -> Engine:
+        arguments = self._arguments(statement)
+        arguments["options"] += options
         engine = create_engine(
             sqlalchemy_url(self.url),
             isolation_level=cast("Any", isolation),
-            connect_args=self._arguments(statement),
+            connect_args=arguments,
             pool_size=self._size,
             max_overflow=self._size,
             pool_timeout=self.deadlines.call,

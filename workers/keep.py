@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 def keep(settings: Settings) -> int:
     """Until SIGTERM or SIGINT; returns the exit code."""
-    database = Database(settings.need_database(), size=2, name="haulier upkeep")
+    database = Database(settings.need_database(), size=2, name="haulier upkeep", by_index=True)
     handlers = load(settings.handlers)
     upkeep = Upkeep(settings, database, handlers)
     stop = threading.Event()

@@ -49,7 +49,7 @@ class Runner:
         self._settings = settings
         self._queues = list(queues)
         self._posts = [Post(threads) for _ in range(processes)]
-        self._database = Database(settings.need_database(), size=1, name="haulier runner")
+        self._database = Database(settings.need_database(), size=1, name="haulier runner", by_index=True)
         self._handlers = load(settings.handlers)
         self._stop = threading.Event()
 

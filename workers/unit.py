@@ -175,7 +175,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     settings = Settings()  # pyright: ignore[reportCallIssue]
     logs.configure(settings.log_format)
-    database = Database(settings.need_database(), size=2, name="haulier worker")
+    database = Database(settings.need_database(), size=2, name="haulier worker", by_index=True)
     slots = Slots(order["slots"], order["threads"])
 
     def make_broker(perform: Perform) -> DeliveryBroker:
