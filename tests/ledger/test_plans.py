@@ -17,8 +17,8 @@ pytestmark = pytest.mark.every_postgres
 Tx = psycopg.Connection[Any]
 
 READ = """
-select (select sum(seq_tup_read) from pg_stat_user_tables where relid = any(%(tables)s::regclass[]))
-     + (select sum(idx_tup_read) from pg_stat_user_indexes where relid = any(%(tables)s::regclass[]))
+select (select sum(seq_tup_read) from pg_stat_user_tables where relid = any(%s::regclass[]))
+     + (select sum(idx_tup_read) from pg_stat_user_indexes where relid = any(%s::regclass[]))
 """
 TABLES = ["haulier.jobs", "haulier.outbox", "haulier.leases"]
 
@@ -58,4 +58,4 @@ def rows_read(books: Books, *connections: Tx) -> int:
         connection.execute("select pg_stat_force_next_flush()")
         connection.execute("select 1")
         connection.commit()
-    return books.tx.execute(READ, {"tables": TABLES}).fetchone()[0]
+    return int(books.value(READ, TABLES, TABLES))
