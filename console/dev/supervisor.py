@@ -30,6 +30,7 @@ from config.signals import on_stop
 from console.client import DEV_DIRECTORY
 from console.dev.directory import DevDirectory
 from console.dev.first_keys import TENANT, first_keys
+from console.dev.surroundings import surroundings
 from console.failing import FailedError
 from console.migrating import create_everything
 from console.printing import print_facts
@@ -79,8 +80,9 @@ def _run(settings: Settings, directory: DevDirectory, stop: threading.Event) -> 
         create_everything(url)
         introduce(url, load_handlers(settings))
         keys = first_keys(url, directory)
+        around = stack.enter_context(surroundings(url, TENANT))
         ready = settings.model_copy(update={"database_url": SecretStr(url)})
-        supervisor = stack.enter_context(supervising(Supervisor(ready, directory, postgres, listener, keys)))
+        supervisor = stack.enter_context(supervising(Supervisor(ready, directory, postgres, listener, keys, around)))
         on_stop(supervisor.stop)
         if stop.is_set():
             supervisor.stop()
@@ -102,13 +104,20 @@ class Supervisor(Runner):
     """
 
     def __init__(
-        self, settings: Settings, directory: DevDirectory, postgres: PostgresServer | None, listener: socket.socket, keys: dict[str, str]
+        self,
+        settings: Settings,
+        directory: DevDirectory,
+        postgres: PostgresServer | None,
+        listener: socket.socket,
+        keys: dict[str, str],
+        around: dict[str, str],
     ) -> None:
         super().__init__(settings, [], 1, settings.threads)
         self._directory = directory
         self._postgres = postgres
         self._listener = listener
         self._keys = keys
+        self._around = around
         self._guard = Guard()
         self._is_announced = False
         self._look_at = 0.0
@@ -166,7 +175,7 @@ class Supervisor(Runner):
         keys = {f"{role} key": key for role, key in self._keys.items()}
         print("\nHaulier is ready.")
         written = self._directory.path / "dev.json"
-        print_facts({"base URL": self._url, "console": console_url, "tenant": TENANT, **keys, "written to": written})
+        print_facts({"base URL": self._url, "console": console_url, "tenant": TENANT, **keys, **self._around, "written to": written})
         sys.stdout.flush()
         self._directory.announce({"url": self._url, "console_url": console_url, "tenant": TENANT, "keys": self._keys})
 

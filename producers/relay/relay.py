@@ -41,8 +41,11 @@ FEW = 4
 #: Seconds between two looks for lost announcements, and between two looks at the crew.
 LOOK_AGAIN_EVERY = 5.0
 REFRESH_EVERY = 1.0
-#: So many passes in a row that found work, and the relay need not be woken.
+#: So many passes in a row that found work, with less than so many seconds between two, and the relay need not be woken.
 BUSY_PASSES = 5
+CALM = 0.01
+#: Seconds between two looks while work flows.
+SHORT = 0.02
 
 
 class Relay:
@@ -74,7 +77,11 @@ class Relay:
         """Carry until told to stop; a database that goes away is waited for."""
         while not self._stop.is_set():
             try:
-                self._rest() if self._pass() == 0 else self._stay_awake()
+                carried, staged = self._pass()
+                if carried or staged:
+                    self._stay_awake(lone=carried < FEW and not staged)
+                else:
+                    self._rest()
             except psycopg.Error as error:
                 self._disconnect()
                 if not isinstance(error, psycopg.OperationalError):
@@ -82,8 +89,8 @@ class Relay:
                 ride_out("the database", self._connect, (psycopg.OperationalError,), give_up=self._stop.is_set)
         self._leave()
 
-    def _pass(self) -> int:
-        """One round over all queues. Returns how many jobs moved."""
+    def _pass(self) -> tuple[int, int]:
+        """One round over all queues. Returns how many jobs were carried, and how many staged for the next pass."""
         tx = self._connected()
         with self._database.watchdog.guard(tx, self._database.deadlines.call):
             now = time.monotonic()
@@ -91,11 +98,11 @@ class Relay:
                 self._refresh(tx)
             if now >= self._look_again_at:
                 self._look_again(tx)
-            moved = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
-            staged = outbox.stage(tx, CLAIM_ROWS)  # the next pass carries these; who has woken it is in more of a hurry
+            carried = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
+            staged = outbox.stage(tx, CLAIM_ROWS)  # after carrying: who has woken it is in more of a hurry
             metrics.STAGED.inc(staged)
             self._land(tx)
-        return moved + staged
+        return carried, staged
 
     def _carry(self, tx: psycopg.Connection[Any], queue: str) -> int:
         window = self._windows[queue]
@@ -158,25 +165,34 @@ class Relay:
 
     def _rest(self) -> None:
         """Nothing to do: ask to be woken, look once more (something may have come in between), then wait for a while."""
-        self._busy_passes = 0
         recent = time.monotonic() - self._claimed_at < WINDOW_SECONDS
         if not self._asleep and not recent:
             with self._database.watchdog.guard(self._connected(), self._database.deadlines.call):
                 workers.set_asleep(self._connected(), self._id, asleep=True)
             self._asleep = True
             return
-        assert self._listener is not None
         # Short while work flows: a full window has room again soon, and confirms are outstanding.
-        pause = min(0.02, self._settings.poll) if recent or self._flying else self._settings.poll
-        for _ in self._listener.notifies(timeout=pause, stop_after=1):
-            break
+        self._wait(min(SHORT, self._settings.poll) if recent or self._flying else self._settings.poll)
 
-    def _stay_awake(self) -> None:
-        """A lone job leaves the mark as it is; only a stream of them makes waking superfluous."""
+    def _wait(self, seconds: float) -> None:
+        """Until it is woken."""
+        assert self._listener is not None
+        began = time.monotonic()
+        for _ in self._listener.notifies(timeout=seconds, stop_after=1):
+            break
+        if time.monotonic() - began > CALM:
+            self._busy_passes = 0
+
+    def _stay_awake(self, *, lone: bool) -> None:
+        """A lone job leaves the mark as it is, and the next one wakes it again: meanwhile it keeps out of the way of the one just carried.
+        Only a stream of them makes waking superfluous.
+        """
         self._busy_passes += 1
         if self._asleep and self._busy_passes > BUSY_PASSES:
             workers.set_asleep(self._connected(), self._id, asleep=False)
             self._asleep = False
+        elif self._asleep and lone:
+            self._wait(min(SHORT, self._settings.poll))
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipelines.orders.place import PlaceOrder
 from tests.console.running import Dev, running_dev
 from tests.crash.rig import eventually
 
@@ -124,3 +125,13 @@ def test_rabbitmq_carries_the_messages_where_it_is_configured(rabbitmq_url: str)
         checked = dev.run("check", HAULIER_BROKER_URL=rabbitmq_url, HAULIER_DATABASE_URL=dev.database_url)
 
     assert checked.returncode == 0, checked.stdout
+
+
+def test_the_shipped_commands_work_as_their_examples_say():
+    """A gateway, a carrier and a stocked shop come with it, so what /docs shows can be tried as it stands."""
+    with running_dev(HAULIER_HANDLERS="pipelines.table:HANDLERS") as dev:
+        job_id = dev.submit("orders.place", PlaceOrder.example)
+
+        eventually(lambda: dev.job(job_id)["family"]["state"] != "active", 60, dev.log)
+
+        assert dev.job(job_id)["family"] == {"state": "succeeded", "total": 4, "succeeded": 4}

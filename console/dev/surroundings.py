@@ -1,0 +1,46 @@
+"""What the shipped commands find around them in `haulier dev`, unless it is configured: a stocked shop, a payment gateway and a carrier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+from sqlalchemy import create_engine
+from sqlalchemy.dialects.postgresql import insert
+
+from console.demo import carrier, gateway
+from console.demo.serving import running
+from ledger.connection import sqlalchemy_url
+from pipelines.orders.schema import products
+from pipelines.orders.settings import OrdersSettings
+
+#: In minor units of the domain's currency.
+SHELVES = {"MUG-BLUE": ("A blue mug", 999), "MUG-RED": ("A red mug", 999), "TEAPOT": ("A teapot", 3450)}
+PIECES = 1000
+
+
+@contextmanager
+def surroundings(database_url: str, tenant: str) -> Generator[dict[str, str]]:
+    """Gives their addresses. The child finds them in its environment."""
+    configured = OrdersSettings()
+    with ExitStack() as stack:
+        found: dict[str, str] = {}
+        if configured.gateway_url is None:
+            _stock(database_url, tenant)
+            found["payment gateway"] = os.environ["HAULIER_GATEWAY_URL"] = stack.enter_context(running(gateway.create_app()))
+        if configured.carrier_url is None:
+            found["carrier"] = os.environ["HAULIER_CARRIER_URL"] = stack.enter_context(running(carrier.create_app()))
+        yield found
+
+
+def _stock(database_url: str, tenant: str) -> None:
+    """Once: what is sold stays sold."""
+    shelves = [
+        {"tenant": tenant, "sku": sku, "name": name, "price": price, "stock": PIECES, "available": PIECES}
+        for sku, (name, price) in SHELVES.items()
+    ]
+    engine = create_engine(sqlalchemy_url(database_url))
+    with engine.begin() as connection:
+        connection.execute(insert(products).on_conflict_do_nothing(), shelves)
+    engine.dispose()
