@@ -134,4 +134,4 @@ def test_the_shipped_commands_work_as_their_examples_say():
 
         eventually(lambda: dev.job(job_id)["family"]["state"] != "active", 60, dev.log)
 
-        assert dev.job(job_id)["family"] == {"state": "succeeded", "total": 4, "succeeded": 4}
+        assert dev.job(job_id)["family"] == {"state": "succeeded", "counts": {"succeeded": 4}}
