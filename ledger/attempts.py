@@ -16,7 +16,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import Escaping
 
-from ledger.connection import JsonText, send
+from ledger.connection import OPEN, JsonText, send
 
 Tx = Connection[Any]
 
@@ -74,7 +74,7 @@ taken as (
     delete from haulier.outbox where job_id = any(array(select id from begun)) returning announced_at),
 leased as (
     insert into haulier.leases (job_id, tenant_id, queue, attempt, worker_id, deadline_at)
-    select id, tenant_id, queue, attempt, %(worker)s, now() + make_interval(secs => timeout) from begun),
+    select id, tenant_id, queue, attempt, %(worker)s, now() + make_interval(secs => sum(timeout) over ()) from begun),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'started', 'running', attempt from begun)
@@ -177,7 +177,7 @@ def complete(tx: Tx, lease: Lease, result: str | None, log: str | None = None, *
     A statement of its own: for one job it costs two thirds of the one for sets.
     """
     job, worker = lease.job_id.hex.encode(), lease.worker_id.hex.encode()
-    commit = b"commit and chain" if chain else b"commit"
+    commit = b"commit; " + OPEN if chain else b"commit"
     try:
         send(tx, COMPLETE % (job, lease.attempt, worker, _literal(tx, result), _literal(tx, log), commit))
     except psycopg.DatabaseError as error:
@@ -241,22 +241,20 @@ class End:
 #: letter, and the follow-up that the command names for this end, with its own outbox row and event.
 SETTLE = """
 with ends as materialized (
-    select e.* from jsonb_to_recordset(%s::jsonb)
+    select e.*, e.state in ('scheduled', 'queued') as goes_on from jsonb_to_recordset(%s::jsonb)
         as e(job_id uuid, attempt integer, worker_id uuid, state text, kind text, reason text, blame boolean, wait float8, solo boolean,
              error jsonb, log jsonb)),
 settled as (
     update haulier.jobs j
-       set (state, reason) = (select case when c.stops then 'cancelled' else e.state end::haulier.job_state,
-                                     case when c.stops then 'requested' else e.reason end),
-           finished_at = case when c.stops or e.state in ('rejected', 'dead', 'cancelled') then clock_timestamp() end,
+       set state = case when e.goes_on and j.cancel_requested_at is not null then 'cancelled' else e.state end::haulier.job_state,
+           reason = case when e.goes_on and j.cancel_requested_at is not null then 'requested' else e.reason end,
+           finished_at = case when not e.goes_on or j.cancel_requested_at is not null then clock_timestamp() end,
            failures = j.failures + e.blame::integer,
-           due_at = case when e.state in ('scheduled', 'queued') then now() + make_interval(secs => e.wait) else j.due_at end,
+           due_at = case when e.goes_on then now() + make_interval(secs => e.wait) else j.due_at end,
            error = case when e.error is null then j.error
                         else jsonb_build_object('code', e.error->'code', 'message', e.error->'message', 'attempt', j.attempt) end,
            solo = e.solo, worker_id = null, seq = j.seq + 1
       from ends e
-           cross join lateral (select e.state in ('scheduled', 'queued') and x.cancel_requested_at is not null as stops
-                                 from haulier.jobs x where x.id = any(array[e.job_id])) c
      where j.id = any(array(select job_id from ends)) and j.id = e.job_id and j.state = 'running' and j.attempt = e.attempt and j.worker_id = e.worker_id
     returning j.id, j.tenant_id, j.root_id, j.command, j.queue, j.priority, j.state, j.reason, j.seq, j.attempt, j.solo, j.started_at,
               j.due_at, j.expires_at, j.payload, j.traceparent, e.worker_id, e.kind, e.error, e.log, e.wait),

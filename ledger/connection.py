@@ -90,8 +90,9 @@ class Database:
         try:
             with self.watchdog.guard(connection, deadline or self.deadlines.call):
                 yield connection
-        except psycopg.OperationalError:
-            if connection.closed or connection.broken:
+        except (psycopg.OperationalError, psycopg.errors.FeatureNotSupported) as error:
+            # The second: a migration has changed what a prepared statement returns.
+            if connection.closed or connection.broken or not isinstance(error, psycopg.OperationalError):
                 proxied.invalidate()
             raise
         finally:
@@ -194,7 +195,7 @@ def driver_of(connection: SqlalchemyConnection) -> psycopg.Connection[Any]:
     return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
 
 
-BEGIN = b"begin isolation level read committed"
+OPEN = b"begin isolation level read committed"
 
 
 def send(connection: psycopg.Connection[Any], commands: bytes) -> None:

@@ -115,20 +115,20 @@ def unmark_all(tx: Tx) -> int:
     return tx.execute("update haulier.outbox set announced_at = null where announced_at is not null").rowcount
 
 
-# A relay that dies leaves jobs marked that it may never have published. It says that it lives once a second, so what it announced
-# after that is a moment younger; of the rest, what lies in RabbitMQ is announced twice, which finds nothing to begin.
+# A relay that dies leaves jobs marked that it may never have published. It says once a second that it lives, later when it waits for
+# confirms; what it announced is not much younger than that. Of the rest, what lies in RabbitMQ is announced twice, which finds nothing to begin.
 UNMARK_OF_LOST_RELAYS = """
 with lost as (
     update haulier.workers set stopped_at = now()
-     where kind = 'relay' and stopped_at is null and seen_at < now() - make_interval(secs => %s)
+     where kind = 'relay' and stopped_at is null and seen_at < now() - make_interval(secs => %(lease)s)
     returning seen_at)
-update haulier.outbox set announced_at = null where announced_at <= (select max(seen_at) from lost) + interval '5 seconds'
+update haulier.outbox set announced_at = null where announced_at <= (select max(seen_at) from lost) + make_interval(secs => %(lease)s)
 """
 
 
 def unmark_of_lost_relays(tx: Tx, lease: float) -> int:
     """What relays that were not seen for `lease` seconds had announced is to be announced again. Returns how many jobs."""
-    return tx.execute(UNMARK_OF_LOST_RELAYS, (lease,)).rowcount
+    return tx.execute(UNMARK_OF_LOST_RELAYS, {"lease": lease}).rowcount
 
 
 # Three signs that a message is lost: jobs of its queue announced 10 s after it have begun; its queue was seen empty and it is older than

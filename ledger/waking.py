@@ -1,4 +1,4 @@
-"""After a commit, wake a relay that sleeps: on a connection of its own, at most one wake under way, never in the hot transaction."""
+"""After a commit, wake a relay that sleeps: on a connection of its own, at most one wake under way. (The intake's own statement wakes by itself.)"""
 
 from __future__ import annotations
 

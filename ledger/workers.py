@@ -64,7 +64,7 @@ select pg_notify('haulier_relay', '') from haulier.workers
 
 
 def wake(tx: Tx) -> bool:
-    """Notify the relays if one sleeps. Never in the transaction that wrote the job: NOTIFY serialises commits."""
+    """Notify the relays if one sleeps. Not in a transaction that others write with, too: those which notify commit one after the other."""
     return tx.execute(WAKE).fetchone() is not None
 
 

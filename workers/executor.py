@@ -5,6 +5,7 @@ The deliveries are acknowledged once begin has committed: from there the lease c
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from psycopg import OperationalError
 from psycopg.pq import TransactionStatus
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from config.failpoints import reach
 from config.outage import ride_out
@@ -40,8 +41,10 @@ from workers.slots import Slots
 log = structlog.get_logger()
 T = TypeVar("T")
 
-#: Seconds for which a finished job's success may wait for its neighbours, to be written with theirs.
+#: Seconds for which a finished job's success may wait for its neighbours, to be written with theirs; one that runs is not interrupted.
 GATHER = 0.02
+#: Seconds after which a member of a set no longer keeps the ones behind it.
+LONG = 1.0
 #: Seconds that a solo process may take beyond its handler's own limit, to start and to settle.
 SOLO_GRACE = 10.0
 
@@ -140,6 +143,7 @@ class Executor:
         finished: list[Success] = []
         first = 0.0
         for at, job in enumerate(begun):
+            started = time.monotonic()
             if self._stopping() and at > 0:
                 self._hand_back(begun[at:])
                 break
@@ -150,6 +154,9 @@ class Executor:
             if finished and time.monotonic() - first > GATHER:
                 self._complete(finished)
                 finished = []
+            if time.monotonic() - started > LONG and at + 1 < len(begun):  # the set was made for short jobs; others may be free for these
+                self._hand_back(begun[at + 1 :])
+                break
         if finished:
             self._complete(finished)
         self._threads_own().end_transaction()
@@ -172,7 +179,7 @@ class Executor:
             else:
                 return self._succeed(run, lease, found, chain)
         except LeaseLostError as lost:
-            run.roll_back()
+            self._roll_back(run)
             metrics.LEASES_LOST.inc()
             log.warning("lease lost; what this attempt wrote is rolled back", job=str(lost))
             return None
@@ -190,17 +197,17 @@ class Executor:
 
     def _succeed(self, run: AttemptRun, lease: Lease, found: object, chain: bool) -> Success | None:
         """Write the follow-ups and the completion in the handler's own transaction; without one, leave it to the set."""
-        result = _json(found)
+        result = _checked(_json(found))
         follow_ups = run.take_submitted()
         if run.open is None and not follow_ups:
             return Success(lease.job_id, lease.attempt, result, run.lines)
         run.transaction()
+        run.check_still_open()
         driver = run.driver
         assert driver is not None
         if follow_ups:
             jobs.submit(driver, follow_ups)
         reach("worker.before_settle")
-        _still_open(driver)
         attempts.complete(driver, lease, result, run.lines, chain=chain)
         run.close()
         reach("worker.after_settle")
@@ -274,7 +281,7 @@ class Executor:
             run.roll_back()
         except (OperationalError, DBAPIError):
             self._threads_own().reset()  # the server rolls back by itself when the connection is gone
-            run.open = None
+            run.open = run.driver = None
 
     def _tenant(self, tenant_id: int) -> str:
         if tenant_id not in self._tenants:
@@ -288,7 +295,7 @@ class Executor:
         try:
             with self._database.watchdog.guard(connection, self._database.deadlines.call):
                 return call(connection)
-        except OperationalError:
+        except psycopg.Error:  # after a migration, too, which may have changed what a prepared statement returns
             local.reset()
             raise
 
@@ -317,8 +324,13 @@ class ThreadConnections:
             self._plumbing = self._database.connect()
         return self._plumbing
 
-    def handlers(self) -> Connection:
-        if self._handlers is None or self._handlers.invalidated or self._handlers.closed or driver_of(self._handlers).closed:
+    def handlers(self, fresh: bool = False) -> Connection:
+        """`fresh`: without a transaction that the job before has opened."""
+        if fresh:
+            self.end_transaction()
+        if self._handlers is not None and (self._handlers.invalidated or self._handlers.closed or driver_of(self._handlers).closed):
+            self._drop_handlers()
+        if self._handlers is None:
             self._handlers = self._database.handlers.connect()
         return self._handlers
 
@@ -326,15 +338,22 @@ class ThreadConnections:
         """A completion has opened the next job's transaction, which did not want it; and SQLAlchemy knows of no completion's commit."""
         if self._handlers is None or not self._handlers.in_transaction():
             return
-        driver = driver_of(self._handlers)
-        if driver.pgconn.transaction_status != TransactionStatus.IDLE:
-            send(driver, b"rollback")
-        self._handlers.rollback()
+        try:
+            driver = driver_of(self._handlers)
+            if driver.pgconn.transaction_status != TransactionStatus.IDLE:
+                with self._database.watchdog.guard(driver, self._database.deadlines.call):
+                    send(driver, b"rollback")
+            self._handlers.rollback()
+        except (psycopg.Error, SQLAlchemyError):  # gone, and the transaction with it: nothing was in it
+            self._drop_handlers()
 
     def reset(self) -> None:
         if self._plumbing is not None:
             self._plumbing.close()
             self._plumbing = None
+        self._drop_handlers()
+
+    def _drop_handlers(self) -> None:
         if self._handlers is not None:
             self._handlers.invalidate()
             self._handlers.close()
@@ -347,14 +366,6 @@ def _is_nobodys_fault(error: psycopg.Error) -> bool:
     if state is None:
         return isinstance(error, OperationalError)
     return state[:2] == "08" or state in {"57P01", "57P02", "57P03", "53300", "40001", "40P01"}
-
-
-def _still_open(driver: psycopg.Connection[Any]) -> None:
-    """What a handler has committed by itself can neither be fenced nor be undone: it must not go unnoticed."""
-    if driver.pgconn.transaction_status == TransactionStatus.IDLE:
-        raise RuntimeError(
-            "the handler has ended run.transaction() by itself; its commit is the job's completion, and not the handler's to make"
-        )
 
 
 def _parse(handler: Handler, job: Begun) -> Command:
@@ -370,3 +381,13 @@ def _json(found: object) -> str | None:
     if isinstance(found, BaseModel):
         return found.model_dump_json()
     return orjson.dumps(found).decode()
+
+
+def _checked(result: str | None) -> str | None:
+    """JSON may hold a NUL, jsonb may not: better this attempt fails than a set of them cannot be written."""
+    if result is not None and _NUL.search(result):
+        raise ValueError("the result holds a NUL character (U+0000), which the ledger cannot keep")
+    return result
+
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")

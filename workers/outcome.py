@@ -116,11 +116,11 @@ def _raised(error: BaseException, code: str) -> str:
 
 
 def _error(code: str, message: str, **more: str) -> str:
-    clean = {name: _storable(text) for name, text in {"code": code, "message": _cut(message), **more}.items()}
+    clean = {name: storable(text) for name, text in {"code": code, "message": _cut(message), **more}.items()}
     return orjson.dumps(clean).decode()
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Without what Postgres refuses in jsonb: NUL and lone surrogates (an exception's text may hold anything)."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 

@@ -1,6 +1,6 @@
 """What a consumer does with what arrives, whichever broker it came from: read it and hand it over, or keep it as an orphan.
 
-Dramatiq calls `ack` when a set is finished, whatever became of it; the executor has acknowledged the delivery long before.
+Dramatiq calls `ack` when a set is finished, whatever became of it; the executor has acknowledged the delivery before.
 """
 
 from __future__ import annotations

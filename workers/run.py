@@ -12,17 +12,17 @@ from uuid import UUID
 import orjson
 import psycopg
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.orm import Session
 
 from config.failpoints import reach
 from config.ids import uuid7
 from ledger import attempts, calls, jobs
 from ledger.attempts import Begun, Lease
-from ledger.connection import BEGIN, driver_of, send
+from ledger.connection import OPEN, driver_of, send
 from pipelines.command import Command, Handler, Snoozed
 from pipelines.run import Refused
-from workers.outcome import NeedsReviewError
+from workers.outcome import NeedsReviewError, storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,8 @@ log = structlog.get_logger()
 #: Log lines kept of an attempt, and characters of one.
 KEPT_LINES = 100
 KEPT_CHARACTERS = 1_000
+#: Seconds for which an attempt may leave a transaction idle that the job before it has opened.
+STALE = 1.0
 #: Seconds between two writes of progress.
 PROGRESS_EVERY = 0.5
 
@@ -46,20 +48,23 @@ class AttemptRun:
         tenant: str,
         timeout: float,
         plumbing: psycopg.Connection[Any],
-        connect: Callable[[], Connection],
+        connect: Callable[[bool], Connection],
         handlers: Mapping[str, Handler],
     ) -> None:
         self._begun = begun
         self.lease = lease
         self.tenant = tenant
         self._until = time.time() + timeout
+        self._began = time.monotonic()
+        self._root: RootTransaction | None = None
+        self.driver: psycopg.Connection[Any] | None = None
         self.cancelled = False
         self.open: Connection | None = None
         self._session: Session | None = None
         self._plumbing = plumbing
         self._connect = connect
         self._handlers = handlers
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[bytes] = []
         self._shown_at = 0.0
         self._submitted: list[jobs.Submission] = []
 
@@ -79,24 +84,29 @@ class AttemptRun:
     def attempt(self) -> int:
         return self._begun.attempt
 
-    @property
-    def driver(self) -> psycopg.Connection[Any] | None:
-        """The driver's connection under the open transaction, or None: where the attempt's end is written, and what a timeout cancels."""
-        return driver_of(self.open) if self.open is not None else None
-
     def transaction(self) -> contextlib.AbstractContextManager[Connection]:
         if self.open is None:
-            self.open = self._connect()
-            if not self.open.in_transaction():  # in a set, the job before has opened it
+            # In a set, the job before has opened it: one that has idled since then may be ended by the server at any moment.
+            self.open = self._connect(time.monotonic() - self._began > STALE)
+            self.driver = driver_of(self.open)
+            if not self.open.in_transaction():
                 self.open.begin()
-                send(driver_of(self.open), BEGIN)
+                send(self.driver, OPEN)
+            self._root = self.open.get_transaction()
         return contextlib.nullcontext(self.open)  # it ends with the attempt
+
+    def check_still_open(self) -> None:
+        """What a handler has committed by itself can neither be fenced nor be undone: it must not go unnoticed. Raises RuntimeError."""
+        if self.open is not None and self.open.get_transaction() is not self._root:
+            raise RuntimeError(
+                "the handler has ended run.transaction() by itself; its commit is the job's completion, and not the handler's to make"
+            )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         if self.open is not None:
             raise RuntimeError("run.read() inside an open transaction; read through the transaction itself")
-        connection = self._connect()
+        connection = self._connect(True)
         try:
             yield connection
         finally:
@@ -173,12 +183,16 @@ class AttemptRun:
     def log(self, message: str, **facts: Any) -> None:
         log.info(message[:KEPT_CHARACTERS], job=str(self.job_id), attempt=self.attempt, **facts)
         if len(self._lines) < KEPT_LINES:
-            self._lines.append({"at": datetime.now(UTC), "message": message[:KEPT_CHARACTERS], **facts})
+            line = {"at": datetime.now(UTC), "message": storable(message[:KEPT_CHARACTERS]), **facts}
+            try:
+                self._lines.append(orjson.dumps(line, default=repr))
+            except orjson.JSONEncodeError:
+                self._lines.append(orjson.dumps(line | {name: storable(repr(value)) for name, value in facts.items()}))
 
     @property
     def lines(self) -> str | None:
         """The kept log lines as JSON text."""
-        return orjson.dumps(self._lines, default=repr).decode() if self._lines else None
+        return f"[{b','.join(self._lines).decode()}]".replace("\\u0000", "\\ufffd") if self._lines else None
 
     def snooze(self, seconds: float) -> None:
         raise Snoozed(seconds)
@@ -187,7 +201,7 @@ class AttemptRun:
         """The transaction has been committed with the attempt's end, and the set's next has been opened: for whoever asks for it."""
         if self._session is not None:
             self._session.close()
-        self.open = None
+        self.open = self.driver = None
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; its follow-ups go with it."""
@@ -196,4 +210,4 @@ class AttemptRun:
             self._session.close()
         if self.open is not None:
             self.open.rollback()
-            self.open = None
+            self.open = self.driver = None

@@ -12,11 +12,14 @@ import time
 from uuid import UUID
 
 import orjson
+import psycopg
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config import logs
+from config.outage import ride_out
 from config.settings import Settings
 from ledger import attempts
-from ledger.attempts import Lease
+from ledger.attempts import Begun, Lease
 from ledger.connection import Database
 from pipelines.load import load
 from workers.executor import Executor
@@ -32,9 +35,12 @@ def main() -> None:
     lease = Lease(UUID(order["job_id"]), order["attempt"], UUID(order["worker_id"]))
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     executor = Executor(lease.worker_id, database, load(settings.handlers), Running(), Slots.create(1), lambda: False)
-    with database.plumbing() as tx:
-        held = attempts.held(tx, lease.worker_id, [(lease.job_id, lease.attempt)])
-    for job in held:
+
+    def read() -> list[Begun]:
+        with database.plumbing() as tx:
+            return attempts.held(tx, lease.worker_id, [(lease.job_id, lease.attempt)])
+
+    for job in ride_out("the database", read, (psycopg.OperationalError, PoolTimeoutError)):
         executor.run_here(job)
     logs.flush()
     os._exit(0)

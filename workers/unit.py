@@ -93,9 +93,9 @@ class Unit:
         stopper.start()
         while stopper.is_alive() and time.monotonic() < until and not (self._code == REPLACE_ME and self._only_stuck()):
             stopper.join(0.05)
-        self._hand_back_running()
         self._waker.close()
         try:
+            self._hand_back()
             with self._database.plumbing() as tx:
                 workers.stop(tx, self.id)
         except (psycopg.OperationalError, PoolTimeoutError) as error:
@@ -105,16 +105,17 @@ class Unit:
     def _only_stuck(self) -> bool:
         return all(entry.ended_at is not None for entry in self._running.entries())
 
-    def _hand_back_running(self) -> None:
-        ends = [
-            End(entry.lease.job_id, entry.lease.attempt, self.id, "queued", "interrupted")
-            for entry in self._running.entries()
-            if entry.ended_at is None
-        ]
-        if ends:
-            with self._database.plumbing() as tx:
-                handed = attempts.settle(tx, ends)
-            log.warning("drain time is over; running jobs are handed back", jobs=[str(job) for job in handed])
+    def _hand_back(self) -> None:
+        """What still runs, and what was begun with it and has not started."""
+        ran = {entry.lease.job_id for entry in self._running.entries()}
+        with self._database.plumbing() as tx:
+            ends = [
+                End(held.job_id, held.attempt, self.id, "queued", "interrupted" if held.job_id in ran else "handed_back", solo=held.solo)
+                for held in workers.held_by(tx, self.id)
+            ]
+            handed = attempts.settle(tx, ends)
+        if handed:
+            log.warning("drain time is over; jobs are handed back", jobs=[str(job) for job in handed])
 
     def _keep_beating(self) -> None:
         away = False
@@ -143,7 +144,10 @@ class Unit:
 
     def _keep_watching(self) -> None:
         while not self._stop.is_set() or self._running.entries():
-            self._running.watch(self._time_out, lambda: self.stop(REPLACE_ME))
+            try:
+                self._running.watch(self._time_out, lambda: self.stop(REPLACE_ME))
+            except Exception:  # without its watcher, a process enforces no timeout any more
+                log.exception("the watcher failed; it goes on")
             time.sleep(0.2)
 
     def _time_out(self, lease: Lease) -> None:

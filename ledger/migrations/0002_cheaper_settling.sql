@@ -1,29 +1,13 @@
 -- Postgres reads the text of each CHECK of a table anew in every statement that writes a row of it: four of them were a third of what a
--- job's completion costs. What begin and settle do not write is checked by its type, which is read once; the rest is said shortly.
-create domain haulier.priority as smallint constraint priority_is_within_100 check (value between -100 and 100);
-create domain haulier.max_failures as smallint constraint a_job_may_fail_once check (value >= 1);
-
+-- job's completion costs. So there is one, said shortly; and a priority is checked where it is written once and read by sets.
 alter table haulier.jobs
     drop constraint priority_is_within_100,
     drop constraint a_job_may_fail_once,
     drop constraint a_running_job_has_a_worker,
-    drop constraint a_final_job_has_finished;
-drop view haulier.every_job;
-alter table haulier.jobs
-    alter column priority type haulier.priority,
-    alter column max_failures type haulier.max_failures,
-    add constraint a_running_job_has_a_worker_and_a_final_one_has_finished
-        check ((state = 'running') = (worker_id is not null) and (state >= 'succeeded') = (finished_at is not null));
-create view haulier.every_job as
-    select id, tenant_id, root_id, parent_id, command, queue, state, solo, priority, max_failures, failures, attempt, generation, seq,
-           worker_id, submitted_at, due_at, expires_at, started_at, finished_at, cancel_requested_at, reason, traceparent, labels,
-           payload, original_payload, result, error, progress, checkpoint
-      from haulier.jobs
-    union all
-    select id, tenant_id, root_id, parent_id, command, queue, state, solo, priority, max_failures, failures, attempt, generation, seq,
-           worker_id, submitted_at, due_at, expires_at, started_at, finished_at, cancel_requested_at, reason, traceparent, labels,
-           payload, original_payload, result, error, progress, checkpoint
-      from haulier.archive;
+    drop constraint a_final_job_has_finished,
+    add constraint a_job_may_fail_runs_with_a_worker_and_ends_at_a_time check (
+        max_failures >= 1 and (state = 'running') = (worker_id is not null) and (state >= 'succeeded') = (finished_at is not null));
+alter table haulier.outbox add constraint priority_is_within_100 check (priority between -100 and 100);
 
 -- One success, written from within the transaction that holds its effects: `select haulier.complete(…); commit` is one round trip, and
 -- since a lost lease raises, that commit cannot happen without it.

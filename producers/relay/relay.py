@@ -189,7 +189,8 @@ class Relay:
         """
         self._busy_passes += 1
         if self._asleep and self._busy_passes > BUSY_PASSES:
-            workers.set_asleep(self._connected(), self._id, asleep=False)
+            with self._database.watchdog.guard(self._connected(), self._database.deadlines.call):
+                workers.set_asleep(self._connected(), self._id, asleep=False)
             self._asleep = False
         elif self._asleep and lone:
             self._wait(min(SHORT, self._settings.poll))

@@ -148,3 +148,10 @@ def test_what_this_worker_does_not_know_is_announced_again(books: Books):
 
     assert (begun, declined) == ([], 1)
     assert books.value("select announced_at is null and due_at > now() from haulier.outbox") is True
+
+
+def test_the_leases_of_a_set_last_as_long_as_all_of_it(books: Books):
+    """Its members run one after the other; upkeep must not end the last one before it has started."""
+    books.begin(*books.submit(3))
+
+    assert 80 < books.value("select extract(epoch from min(deadline_at) - now()) from haulier.leases") <= 90

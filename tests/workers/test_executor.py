@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from psycopg import OperationalError
+from psycopg.errors import FeatureNotSupported
 from sqlalchemy import text
 
 from config.ids import uuid7
@@ -454,3 +455,97 @@ def test_after_a_set_no_transaction_stays_open(shop):
     assert there.value("select count(*) from haulier.jobs where state = 'succeeded'") == 6
     idle = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'"
     assert there.value(idle) == 0
+
+
+def test_what_a_handler_commits_by_itself_is_noticed_whatever_it_does_then(shop):
+    def handler(_command, run):
+        with run.transaction() as db:
+            db.commit()
+            db.execute(text("select 1"))
+        run.submit(After())
+
+    there = shop(doing(handler), after)
+    job = there.run(Do())
+
+    assert "has ended run.transaction() by itself" in job.error["message"]
+    assert there.value("select count(*) from haulier.jobs where command = 'test.after'") == 0
+
+
+def test_a_nul_in_a_result_fails_its_job_and_one_in_a_log_line_harms_nobody(shop):
+    def handler(command, run):
+        run.log("a \0 and a \udcff in it", fact="\0", other="\udcff")
+        return {"text": "\0" if command.n == 1 else r"\u0000 is only spelled out"}
+
+    there = shop(doing(handler))
+    ids = there.submit(Do(n=0), Do(n=1), Do(n=2))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "scheduled", "succeeded"]
+    assert there.job(ids[2]).result == {"text": r"\u0000 is only spelled out"}
+    assert "NUL character" in there.job(ids[1]).error["message"]
+    assert all("in it" in str(there.attempts(id_)[0].log) for id_ in ids)
+
+
+def test_one_jobs_isolation_level_is_not_the_nexts(shop):
+    def handler(_command, run):
+        with run.transaction() as db:
+            level = db.execute(text("show transaction_isolation")).scalar()
+            note(run, level)
+            db.execute(text("set constraints all immediate"))
+        return level
+
+    def serializable(_command, run):
+        with run.transaction() as db:
+            db.execute(text("set transaction isolation level serializable"))
+            note(run)
+
+    there = shop(doing(serializable), handles(After, queue="test")(handler))
+
+    there.deliver(*there.submit(Do(), After()))
+
+    assert there.value("select what from effects where what <> 'done'") == "read committed"
+
+
+def test_a_transaction_that_idled_behind_a_slow_start_is_not_used(shop, monkeypatch):
+    """The server ends a connection that is idle in its transaction; the job before this one opened it."""
+    monkeypatch.setattr("workers.run.STALE", 0.0)
+
+    def handler(command, run):
+        if command.n:
+            there.value("select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction' limit 1")
+        note(run)
+
+    there = shop(doing(handler))
+    ids = there.submit(Do(n=0), Do(n=1))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "succeeded"]
+    assert there.value("select count(*) from effects") == 2
+
+
+def test_a_slow_member_hands_back_the_ones_behind_it(shop, monkeypatch):
+    monkeypatch.setattr("workers.executor.LONG", 0.0)
+    there = shop(doing(lambda _c, _run: None))
+    ids = there.submit(Do(n=0), Do(n=1), Do(n=2))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "queued", "queued"]
+    assert {there.job(id_).failures for id_ in ids} == {0}
+
+
+def test_a_worker_goes_on_after_a_migration_has_changed_what_its_statements_return(shop):
+    there = shop(doing(lambda _c, run: note(run)))
+    there.run(Do())
+    [job_id] = there.submit(Do())
+    with there.database.plumbing() as tx:
+        tx.execute("drop view haulier.every_job")
+        tx.execute("alter table haulier.jobs alter column priority type integer")
+
+    with pytest.raises(FeatureNotSupported):
+        there.deliver(job_id)  # it goes back, and comes again
+    there.deliver(job_id)
+
+    assert there.value("select count(*) from effects") == 2
