@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from uuid import UUID
+
+import psycopg
 import pytest
 
 from config.ids import uuid7
-from ledger import attempts
+from ledger import attempts, jobs
 from ledger.attempts import End, Lease, LeaseLostError, Success
+from tests.crash.rig import eventually
 from tests.ledger.conftest import Books
 
 pytestmark = pytest.mark.every_postgres
@@ -155,3 +160,22 @@ def test_the_leases_of_a_set_last_as_long_as_all_of_it(books: Books):
     books.begin(*books.submit(3))
 
     assert 80 < books.value("select extract(epoch from min(deadline_at) - now()) from haulier.leases") <= 90
+
+
+def test_a_cancel_that_commits_while_its_attempt_is_being_settled_is_seen(books: Books):
+    lease = books.running()
+    settled: list[dict[UUID, str]] = []
+
+    def settle() -> None:
+        with psycopg.connect(books.database.url, autocommit=True) as tx:
+            settled.append(attempts.settle(tx, [End(lease.job_id, 1, books.worker, "queued", "failed", blame=True)]))
+
+    thread = threading.Thread(target=settle)
+    with psycopg.connect(books.database.url) as canceller:
+        jobs.request_cancel(canceller, lease.job_id, [books.tenant], "somebody")
+        thread.start()
+        eventually(lambda: books.value("select count(*) from pg_locks where not granted") > 0, 10, "settle waits for the row")
+    thread.join()
+
+    assert settled == [{lease.job_id: "cancelled"}]
+    assert (books.state(lease.job_id), books.count("outbox")) == ("cancelled", 0)
