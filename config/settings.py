@@ -19,7 +19,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(None, description="postgresql://… of the ledger")
     broker_url: SecretStr | None = Field(None, description="amqp://… of RabbitMQ")
-    redis_url: SecretStr | None = Field(None, description="redis://…; nothing needs it yet")
+    redis_url: SecretStr | None = Field(None, description="redis://…; shared limits, wake-ups, cache: used where it is, needed nowhere")
 
     handlers: str = Field("pipelines.table:HANDLERS", description="the table of handlers to run, as package.module:NAME")
 

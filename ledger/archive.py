@@ -57,7 +57,7 @@ tried as (
       from attempts group by job_id),
 told as (
     select job_id, jsonb_agg(jsonb_strip_nulls(jsonb_build_object('seq', seq, 'at', at, 'kind', kind, 'state', state, 'attempt', attempt,
-               'who', who, 'data', data)) order by seq) as list
+               'who', who, 'data', data, 'xact', xact)) order by seq) as list
       from events group by job_id)
 insert into haulier.archive
 select m.*, current_date, coalesce(tried.list, '[]'), coalesce(told.list, '[]')

@@ -50,7 +50,7 @@ async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Respo
     def read(tx: Tx) -> reading.Job | None:
         return reading.job(tx, accepted.job_id, access.tenants(tx))
 
-    job = await parts.door.use_aside(read)
+    job = await parts.door.use_aside(access, read)
     if job is None:
         raise Problem("gone", "the job of this Idempotency-Key was kept for its time and is gone; nothing new was accepted")
     if accepted.repeated:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from config.redis import AsyncRedis
 from config.settings import RELEASE, Settings
 from ledger import keys
 from ledger.connection import Database
@@ -54,7 +55,8 @@ def _assemble(
     door = Door(database, min(settings.request_deadline, database.deadlines.call))
     keyring = Keyring(lambda text: door.use(lambda tx: keys.find_key(tx, text)))
     writers = Writers(database, settings.request_deadline, Waker(database))
-    return Parts(settings, door, handlers, keyring, writers, contract, transport_problem)
+    redis = AsyncRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
+    return Parts(settings, door, handlers, keyring, writers, contract, transport_problem, redis)
 
 
 @contextlib.asynccontextmanager
@@ -65,3 +67,5 @@ async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         yield {}
     finally:
         await asyncio.to_thread(parts.writers.close)
+        if parts.redis is not None:
+            await parts.redis.close()

@@ -7,12 +7,12 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Query
 from starlette.requests import Request
 
-from ledger import keys
+from ledger import audit, keys
 from ledger.keys import Key
 from producers.intake.parts import Tx, parts_of
 from producers.intake.problems import Problem, not_found
@@ -83,6 +83,8 @@ class Access:
 
     key: Key
     wanted: str | None = None
+    #: The caller's address, for the audit.
+    origin: str | None = None
 
     @property
     def who(self) -> str:
@@ -111,6 +113,10 @@ class Access:
             raise not_found(f"tenant {self.wanted!r}")
         return tenant.id
 
+    def audit(self, tx: Tx, tenant_id: int | None, action: str, target: object, *, reason: str | None = None, **data: Any) -> None:
+        """Record what this caller changes, in the transaction of the change. See `ledger.audit.record`."""
+        audit.record(tx, tenant_id, self.who, action, target, origin=self.origin, reason=reason, **data)
+
     def slugs(self, tx: Tx) -> dict[int, str]:
         """Names for tenant ids, for those who see more than one tenant."""
         return {} if self.key.tenant_id is not None else {tenant.id: tenant.slug for tenant in keys.list_tenants(tx)}
@@ -123,7 +129,7 @@ def may(roles: frozenset[str]) -> Callable[..., object]:
     """A dependency: the caller, if their role is one of these."""
 
     async def check(request: Request, tenant: WantedTenant = None) -> Access:
-        return Access(await authenticate(request, roles), tenant)
+        return Access(await authenticate(request, roles), tenant, _origin(request))
 
     return check
 
@@ -135,4 +141,8 @@ Administrator = Annotated[Access, Depends(may(ADMINISTER))]
 
 
 async def only_platform(request: Request) -> Access:
-    return Access(await authenticate(request, PLATFORM))
+    return Access(await authenticate(request, PLATFORM), origin=_origin(request))
+
+
+def _origin(request: Request) -> str | None:
+    return request.client.host if request.client else None

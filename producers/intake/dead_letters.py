@@ -104,7 +104,7 @@ def show_dead_letter(request: Request, access: Reader, job_id: UUID) -> Response
         attempts = [viewer.attempt(attempt) for attempt in reading.attempts(tx, job_id)]
         return answer({**viewer.job(job), "attempts": attempts, "unknown_steps": calls.unknown(tx, job_id)})
 
-    return parts.door.use(read)
+    return parts.door.use_for(access, read)
 
 
 @router.post(
@@ -126,7 +126,7 @@ def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: A
         parts.writers.after_commit()
         return _replayed(tx, parts, access, job)
 
-    return parts.door.use(replay)
+    return parts.door.use_for(access, replay)
 
 
 @router.post(
@@ -165,7 +165,7 @@ def resolve_call(request: Request, access: Operator, job_id: UUID, found: Annota
         parts.writers.after_commit()
         return _replayed(tx, parts, access, job)
 
-    return parts.door.use(resolve_and_show) or show_dead_letter(request, access, job_id)
+    return parts.door.use_for(access, resolve_and_show) or show_dead_letter(request, access, job_id)
 
 
 def _edit(parts: Parts, job: Job, edited: dict[str, Any]) -> str:

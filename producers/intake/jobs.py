@@ -87,7 +87,7 @@ def list_page(request: Request, access: Access, wanted: Filter, limit: int, curs
         found, next_cursor = cut(reading.list_jobs(tx, access.tenants(tx), here, limit + 1), limit, about, lambda job: job.id)
         return answer(page([viewer.job(job) for job in found], next_cursor))
 
-    return parts.door.use(read)
+    return parts.door.use_for(access, read)
 
 
 def _list_named(request: Request, access: Access, ids: list[UUID]) -> Response:
@@ -98,7 +98,7 @@ def _list_named(request: Request, access: Access, ids: list[UUID]) -> Response:
         found = {job.id: job for job in reading.jobs(tx, ids, access.tenants(tx))}
         return answer(page([viewer.job(found[job_id]) for job_id in ids if job_id in found]))
 
-    return parts.door.use(read)
+    return parts.door.use_for(access, read)
 
 
 def read_ids(text: str) -> list[UUID]:
@@ -131,7 +131,7 @@ def show_job(request: Request, access: Reader, job_id: UUID) -> Response:
         job = find_job(tx, job_id, access)
         return conditional(request, Viewer(access, parts.handlers, tx).job(job), polling(job))
 
-    return parts.door.use(read)
+    return parts.door.use_for(access, read)
 
 
 @router.get("/{job_id}/attempts", response_model=Attempts)
@@ -144,7 +144,7 @@ def list_attempts(request: Request, access: Reader, job_id: UUID) -> Response:
         viewer = Viewer(access, parts.handlers)
         return answer(page([viewer.attempt(attempt) for attempt in reading.attempts(tx, job_id)]))
 
-    return parts.door.use(read)
+    return parts.door.use_for(access, read)
 
 
 @router.get("/{job_id}/timeline", response_model=Events)
@@ -155,7 +155,7 @@ def show_timeline(request: Request, access: Reader, job_id: UUID) -> Response:
         find_job(tx, job_id, access)
         return answer(page([event(each) for each in reading.timeline(tx, job_id)]))
 
-    return parts_of(request).door.use(read)
+    return parts_of(request).door.use_for(access, read)
 
 
 @router.get("/{job_id}/family", response_model=Jobs)
@@ -168,7 +168,7 @@ def show_family(request: Request, access: Reader, job_id: UUID, limit: Limit = 5
         viewer = Viewer(access, parts.handlers, tx)
         return answer(page([viewer.job(job) for job in reading.family(tx, job_id, access.tenants(tx), limit)]))
 
-    return parts.door.use(read)
+    return parts.door.use_for(access, read)
 
 
 @router.post(
@@ -184,7 +184,7 @@ def cancel_job(request: Request, access: Canceller, job_id: UUID) -> Response:
         job = _cancel(tx, find_job(tx, job_id, access), access)
         return answer(Viewer(access, parts.handlers, tx).job(job), 200 if job.state in FINAL else 202)
 
-    return parts.door.use(cancel)
+    return parts.door.use_for(access, cancel)
 
 
 def _cancel(tx: Tx, job: Job, access: Access, tries: int = 3) -> Job:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import psycopg
 from starlette.requests import Request
 
+from config.redis import AsyncRedis
 from config.settings import Settings
 from ledger.connection import Database
 from pipelines.command import Handler
 from producers.intake.problems import LOST, unavailable
 
 if TYPE_CHECKING:
-    from producers.intake.auth import Keyring
+    from producers.intake.auth import Access, Keyring
     from producers.intake.contract import Contract
     from producers.intake.submitting import Writers
 
@@ -52,9 +53,14 @@ class Door:
                     raise unavailable() from error
             time.sleep(0.05)
 
-    async def use_aside(self, call: Callable[[Tx], T]) -> T:
+    def use_for(self, access: Access, call: Callable[[Tx], T]) -> T:
+        """The same on behalf of a caller: for all that reads or changes what tenants own."""
+        del access
+        return self.use(call)
+
+    async def use_aside(self, access: Access, call: Callable[[Tx], T]) -> T:
         """The same from the event loop, in a thread."""
-        return await asyncio.to_thread(self.use, call)
+        return await asyncio.to_thread(self.use_for, access, call)
 
 
 @dataclass(slots=True)
@@ -66,6 +72,8 @@ class Parts:
     writers: Writers
     contract: Contract
     transport_problem: Callable[[], str | None] | None
+    #: None where none is configured: everything then stays within this process.
+    redis: AsyncRedis | None = None
     #: Set when the process was told to leave: it is not ready any more, and finishes what it has.
     leaving: bool = False
 

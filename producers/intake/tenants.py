@@ -59,7 +59,9 @@ def add_tenant(request: Request, wish: Annotated[NewTenant, Depends(body_of(NewT
 @router.get("/keys", response_model=Keys)
 def list_keys(request: Request, access: Administrator) -> Response:
     """Revoked and expired ones too; with ?tenant=* the platform's own as well."""
-    return parts_of(request).door.use(lambda tx: answer(page([_show_key(key) for key in keys.list_keys(tx, access.tenants(tx))])))
+    return parts_of(request).door.use_for(
+        access, lambda tx: answer(page([_show_key(key) for key in keys.list_keys(tx, access.tenants(tx))]))
+    )
 
 
 @router.post("/keys", status_code=201, response_model=NewKeyView, responses=problems(408, 413, 415, 422), openapi_extra=takes(NewKey))
@@ -81,7 +83,7 @@ def add_key(request: Request, access: Administrator, wish: Annotated[NewKey, Dep
         }
         return answer(shown, 201)
 
-    return parts_of(request).door.use(add)
+    return parts_of(request).door.use_for(access, add)
 
 
 def _owner(tx: Tx, access: Access, role: str) -> int | None:
@@ -103,7 +105,7 @@ def revoke_key(request: Request, access: Administrator, prefix: Annotated[str, P
         if found is None or not keys.revoke_key(tx, found.prefix):
             raise not_found(f"live key {prefix!r}")
 
-    parts_of(request).door.use(revoke)
+    parts_of(request).door.use_for(access, revoke)
     return Response(None, 204)
 
 
