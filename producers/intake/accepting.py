@@ -11,7 +11,7 @@ from ledger import reading
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
 from producers.intake.contract import Responses, header, problems
-from producers.intake.parsing import read_json, read_key, read_traceparent, refuse_waiting
+from producers.intake.parsing import KEY_PATTERN, read_json, read_key, read_traceparent, refuse_waiting
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem
 from producers.intake.representation import Viewer, answer, as_submitted, polling
@@ -74,21 +74,27 @@ def document() -> dict[str, Any]:
                 "Retry-After": header("seconds until asking again is worthwhile"),
             },
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}},
-            "links": {"job": {"operationId": "show_job", "parameters": {"job_id": "$response.body#/id"}}},
         },
-        **{str(status): problem for status, problem in problems(408, 409, 410, 413, 415, 422).items()},
+        **{
+            str(status): problem
+            for status, problem in problems(
+                408, "key-in-flight", 410, 413, 415, "invalid", "key-reused", "not-supported", "unknown-command"
+            ).items()
+        },
     }
     operation: dict[str, Any] = {
         "operationId": "accept_job",
         "summary": "Submit a job",
+        "description": "Checked, then durably kept; then carried out exactly once. What is repeated with its key is the same job.",
         "tags": ["jobs"],
+        "x-roles": sorted(SUBMIT),
         "parameters": [
             {
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
                 "description": "the caller's name for this wish, kept for 7 days: the same key and body are the same job. Quoted or not.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+                "schema": {"type": "string", "pattern": KEY_PATTERN},
             }
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": Wish.model_json_schema()}}},

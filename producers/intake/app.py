@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -16,10 +17,12 @@ from ledger import keys
 from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
+from pipelines.load import load
 from producers.intake import dead_letters, jobs, operating, problems, tenants
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
-from producers.intake.contract import Contract, describe
+from producers.intake.contract import Contract
+from producers.intake.document import as_text, describe
 from producers.intake.gate import Gate
 from producers.intake.parts import Door, Parts
 from producers.intake.submitting import Writers
@@ -33,16 +36,30 @@ def create_app(
     transport_problem: Callable[[], str | None] | None = None,
 ) -> FastAPI:
     """The ASGI app. `transport_problem` says what is wrong with the broker, which an intake shows and does not need."""
-    app = FastAPI(title="Haulier", version=RELEASE, redoc_url=None, redirect_slashes=False, lifespan=_live)
-    for module in (jobs, dead_letters, operating, tenants):
-        app.include_router(module.router)
-    contract = Contract(describe(app, {"/v1/jobs": document()}))
-    app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
-    app.openapi = lambda: contract.document
+    app, contract = route(handlers)
     problems.handle(app)
     app.add_middleware(Gate, contract=contract)
     app.state.parts = _assemble(settings, database, handlers, contract, transport_problem)
     return app
+
+
+def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
+    """The routes, and the document of them."""
+    app = FastAPI(
+        title="Haulier",
+        version=RELEASE,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+        lifespan=_live,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    for module in (jobs, dead_letters, operating, tenants):
+        app.include_router(module.router)
+    contract = Contract(describe(app, handlers, {"/v1/jobs": document()}))
+    app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
+    app.openapi = lambda: contract.document
+    return app, contract
 
 
 def _assemble(
@@ -69,3 +86,7 @@ async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await asyncio.to_thread(parts.writers.close)
         if parts.redis is not None:
             await parts.redis.close()
+
+
+if __name__ == "__main__":  # `make openapi`
+    sys.stdout.write(as_text(route(load(Settings.model_fields["handlers"].default))[1].document))

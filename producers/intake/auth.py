@@ -125,12 +125,17 @@ class Access:
 WantedTenant = Annotated[str | None, Query(max_length=63, description="for platform keys: a tenant's slug, or * for all")]
 
 
+#: What each dependency below lets in: the OpenAPI document tells it as `x-roles`.
+ENFORCED: dict[Callable[..., object], frozenset[str]] = {}
+
+
 def may(roles: frozenset[str]) -> Callable[..., object]:
     """A dependency: the caller, if their role is one of these."""
 
     async def check(request: Request, tenant: WantedTenant = None) -> Access:
         return Access(await authenticate(request, roles), tenant, _origin(request))
 
+    ENFORCED[check] = roles
     return check
 
 
@@ -142,6 +147,9 @@ Administrator = Annotated[Access, Depends(may(ADMINISTER))]
 
 async def only_platform(request: Request) -> Access:
     return Access(await authenticate(request, PLATFORM), origin=_origin(request))
+
+
+ENFORCED[only_platform] = PLATFORM
 
 
 def _origin(request: Request) -> str | None:

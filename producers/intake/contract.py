@@ -1,22 +1,17 @@
-"""The OpenAPI document, and what follows from it: what is not in it is refused."""
+"""The words that routes document themselves with, and what follows from the document: what is not in it is refused."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.routing import compile_path
 
-from config.settings import RELEASE
 from producers.intake.problems import KINDS, MEDIA_TYPE
 
 METHODS = ("get", "post", "put", "patch", "delete")
-#: Any request may meet these, whatever it asks for.
-ANYWHERE = (400, 404, 405, 406, 414, 431, 500, 503)
-BEHIND_A_KEY = (401, 403)
 
 PROBLEM_SCHEMA = {
     "title": "Problem",
@@ -42,52 +37,51 @@ PROBLEM_SCHEMA = {
 
 Responses = dict[int | str, dict[str, Any]]
 
+#: What a header field of a problem says, by status; those that always come are required.
+PROBLEM_HEADERS: dict[int, dict[str, tuple[str, bool]]] = {
+    401: {"WWW-Authenticate": ("how to authenticate (RFC 6750)", True)},
+    403: {"WWW-Authenticate": ("that the key's role does not suffice", False)},
+    405: {"Allow": ("the methods that there are", True)},
+    409: {"Retry-After": ("seconds, where trying again helps", False)},
+    415: {"Accept-Encoding": ("what a body may be encoded as", False)},
+    503: {"Retry-After": ("seconds", True)},
+}
 
-def problems(*statuses: int) -> Responses:
-    """Further problems that a route documents."""
-    return {status: _problem(status) for status in statuses}
+
+def problems(*wanted: int | str) -> Responses:
+    """Further problems that a route documents: statuses, or the names of the very kinds that it knows."""
+    kinds = [name for each in wanted for name in ([each] if isinstance(each, str) else kinds_of(each))]
+    statuses = dict.fromkeys(KINDS[name].status for name in kinds)
+    return {status: problem_response(status, [name for name in kinds if KINDS[name].status == status]) for status in statuses}
+
+
+def kinds_of(status: int) -> list[str]:
+    return [name for name, kind in KINDS.items() if kind.status == status]
 
 
 def header(description: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}}
 
 
-def describe(app: FastAPI, extra_paths: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The document: FastAPI's, with the routes that are not its own, and every problem that any request may meet."""
-    document = get_openapi(
-        title="Haulier",
-        version=RELEASE,
-        summary="Commands in over HTTP, carried out exactly once.",
-        description="A 2xx to a submission is a promise: the job is durably in Postgres. Every error is a problem document (RFC 9457).",
-        routes=app.routes,
-    )
-    paths = cast("dict[str, dict[str, Any]]", document["paths"])
-    for path, operations in extra_paths.items():
-        paths[path] = {**operations, **paths.get(path, {})}
-    for path, operations in paths.items():
-        for method in operations.keys() & set(METHODS):
-            _complete(operations[method], behind_a_key=path.startswith("/v1/"))
-    components = document.setdefault("components", {})
-    schemas = {name: schema for name, schema in components.get("schemas", {}).items() if "ValidationError" not in name}
-    components["schemas"] = {**schemas, "Problem": PROBLEM_SCHEMA}
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "an API key, hl_…"}}
-    return document
+def problem_response(status: int, kinds: Sequence[str] | None = None) -> dict[str, Any]:
+    """A problem of this status as the document shows it, of these kinds (by default, of any that have it)."""
+    names = kinds_of(status) if kinds is None else kinds
+    exact = {"properties": {"type": {"enum": [f"/problems/{name}" for name in names]}, "status": {"const": status}}}
+    examples = {name: {"value": example_of(name)} for name in names}
+    response: dict[str, Any] = {
+        "description": "; or: ".join(KINDS[name].title for name in names),
+        "content": {MEDIA_TYPE: {"schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, exact]}, "examples": examples}},
+    }
+    fields = PROBLEM_HEADERS.get(status, {})
+    if fields:
+        response["headers"] = {name: header(text) | {"required": required} for name, (text, required) in fields.items()}
+    return response
 
 
-def _complete(operation: dict[str, Any], *, behind_a_key: bool) -> None:
-    responses = cast("dict[str, Any]", operation["responses"])
-    if "ValidationError" in str(responses.get("422", "")):
-        del responses["422"]
-    for status in ANYWHERE + (BEHIND_A_KEY if behind_a_key else ()):
-        responses.setdefault(str(status), _problem(status))
-    if behind_a_key:
-        operation["security"] = [{"key": []}]
-
-
-def _problem(status: int) -> dict[str, Any]:
-    titles = [kind.title for kind in KINDS.values() if kind.status == status]
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": "; or: ".join(titles), "content": content}
+def example_of(kind: str) -> dict[str, Any]:
+    """A problem document of this kind."""
+    known = KINDS[kind]
+    return {"type": f"/problems/{kind}", "title": known.title, "status": known.status, "detail": known.title, "instance": "/v1/jobs"}
 
 
 @dataclass(frozen=True, slots=True)

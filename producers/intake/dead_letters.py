@@ -38,6 +38,8 @@ class Body(BaseModel):
 
 
 class Replay(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "the gateway is back"}]})
+
     reason: Reason
     payload: dict[str, Any] | None = Field(
         None, description="instead of the job's own, which is kept; what is sent back masked stays as it was"
@@ -45,6 +47,10 @@ class Replay(Body):
 
 
 class Resolution(Body):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"step": "ship", "outcome": "did_not_happen", "reason": "the carrier has no such parcel"}]}
+    )
+
     step: str = Field(min_length=1, max_length=200)
     outcome: Literal["happened", "did_not_happen"]
     result: Any = Field(None, description="what the call would have returned, if it happened")
@@ -82,7 +88,7 @@ def list_dead_letters(
     command: Command = None,
     code: Annotated[str | None, Query(max_length=200, description="of the error")] = None,
     message: Annotated[str | None, Query(alias="message~", max_length=200, description="a part of the error's message")] = None,
-    died_after: AwareDatetime | None = None,
+    died_after: Annotated[AwareDatetime | None, Query(description="RFC 3339, with an offset")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
@@ -111,7 +117,7 @@ def show_dead_letter(request: Request, access: Reader, job_id: UUID) -> Response
     "/{job_id}/replay",
     status_code=202,
     response_model=ReplayedView,
-    responses=problems(408, 409, 413, 415, 422),
+    responses=problems(408, "wrong-state", "unresolved-call", 413, 415, "invalid", "unknown-command"),
     openapi_extra=takes(Replay),
 )
 def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: Annotated[Replay, Depends(body_of(Replay))]) -> Response:
@@ -134,7 +140,7 @@ def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: A
     status_code=202,
     response_model=ReplayedView,
     responses={200: {"model": DeadLetterView, "description": "It stays dead: to be replayed, or other calls are open"}}
-    | problems(408, 409, 413, 415, 422),
+    | problems(408, "wrong-state", "unresolved-call", 413, 415, "invalid", "unknown-command"),
     openapi_extra=takes(Resolution),
 )
 def resolve_call(request: Request, access: Operator, job_id: UUID, found: Annotated[Resolution, Depends(body_of(Resolution))]) -> Response:

@@ -25,7 +25,7 @@ from producers.intake.views import Attempts, Events, Jobs, JobView, State
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MOST_IDS = 500
-Command = Annotated[str | None, Query(max_length=200)]
+Command = Annotated[str | None, Query(max_length=200, description="a command's name")]
 
 
 def read_labels(request: Request) -> dict[str, str] | None:
@@ -55,8 +55,8 @@ def read_filter(
     labels: Annotated[dict[str, str] | None, Depends(read_labels)],
     state: Annotated[list[State] | None, Query(description="may be given more than once")] = None,
     command: Command = None,
-    submitted_after: AwareDatetime | None = None,
-    submitted_before: AwareDatetime | None = None,
+    submitted_after: Annotated[AwareDatetime | None, Query(description="RFC 3339, with an offset")] = None,
+    submitted_before: Annotated[AwareDatetime | None, Query(description="RFC 3339, with an offset")] = None,
 ) -> Filter:
     return Filter(state, command, labels, submitted_after, submitted_before)
 
@@ -118,7 +118,7 @@ def read_ids(text: str) -> list[UUID]:
     responses={
         200: {"headers": {"ETag": header("strong"), "Retry-After": header("seconds until asking again is worthwhile, while not final")}},
         304: {"description": "It is as If-None-Match says", "headers": {"ETag": header("strong")}},
-        **problems(422),
+        **problems("not-supported"),
     },
     operation_id="show_job",
 )
@@ -174,7 +174,7 @@ def show_family(request: Request, access: Reader, job_id: UUID, limit: Limit = 5
 @router.post(
     "/{job_id}/cancel",
     response_model=JobView,
-    responses={202: {"model": JobView, "description": "It runs; its handler was asked to stop"}, **problems(409)},
+    responses={202: {"model": JobView, "description": "It runs; its handler was asked to stop"}, **problems("wrong-state")},
 )
 def cancel_job(request: Request, access: Canceller, job_id: UUID) -> Response:
     """What has not begun is cancelled at once (200); what runs is asked to stop (202)."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,11 +25,15 @@ router = APIRouter(prefix="/v1", tags=["tenants and keys"])
 
 
 class NewTenant(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"slug": "acme", "name": "Acme Corporation"}]})
+
     slug: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")
     name: str = Field(min_length=1, max_length=200)
 
 
 class NewKey(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "submitter", "name": "the web shop"}]})
+
     role: Role
     name: str = Field(min_length=1, max_length=200, description="whose it is, or what for")
     expires_at: Moment | None = None
@@ -38,6 +42,7 @@ class NewKey(Body):
 
 @router.get("/tenants", response_model=Tenants, dependencies=[Depends(only_platform)])
 def list_tenants(request: Request) -> Response:
+    """Every tenant, by slug."""
     return parts_of(request).door.use(lambda tx: answer(page([_show_tenant(tenant) for tenant in keys.list_tenants(tx)])))
 
 
@@ -46,10 +51,11 @@ def list_tenants(request: Request) -> Response:
     status_code=201,
     response_model=TenantView,
     dependencies=[Depends(only_platform)],
-    responses=problems(408, 409, 413, 415, 422),
+    responses=problems(408, "slug-taken", 413, 415, "invalid"),
     openapi_extra=takes(NewTenant),
 )
 def add_tenant(request: Request, wish: Annotated[NewTenant, Depends(body_of(NewTenant))]) -> Response:
+    """Its first key comes from POST /v1/keys?tenant=<slug>."""
     tenant = parts_of(request).door.use(lambda tx: keys.add_tenant(tx, wish.slug, wish.name))
     if tenant is None:
         raise Problem("slug-taken", f"there is a tenant {wish.slug!r} already; nothing changed")
@@ -64,7 +70,7 @@ def list_keys(request: Request, access: Administrator) -> Response:
     )
 
 
-@router.post("/keys", status_code=201, response_model=NewKeyView, responses=problems(408, 413, 415, 422), openapi_extra=takes(NewKey))
+@router.post("/keys", status_code=201, response_model=NewKeyView, responses=problems(408, 413, 415, "invalid"), openapi_extra=takes(NewKey))
 def add_key(request: Request, access: Administrator, wish: Annotated[NewKey, Depends(body_of(NewKey))]) -> Response:
     """A platform key says whose with ?tenant=<slug>; without it, it makes another platform key."""
 

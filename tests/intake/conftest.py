@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from ledger import attempts, keys, workers
 from ledger.attempts import End, Lease
 from ledger.connection import Database, Deadlines
 from ledger.migrate import migrate
+from pipelines.command import Handler
 from pipelines.load import describe
 from producers.intake.serve import IntakeServer, make_server
 from tests.intake.commands import HANDLERS
@@ -84,7 +85,7 @@ def _matches(template: str, path: str) -> bool:
 
 
 @contextmanager
-def running_intake(database: Database, **settings: Any) -> Iterator[Api]:
+def running_intake(database: Database, handlers: Mapping[str, Handler] = HANDLERS, **settings: Any) -> Iterator[Api]:
     ready = threading.Event()
     urls: list[str] = []
     everything = Settings(database_url=database.url, port=0, **settings)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -93,7 +94,7 @@ def running_intake(database: Database, **settings: Any) -> Iterator[Api]:
         urls.append(url)
         ready.set()
 
-    server = make_server(everything, database, HANDLERS, note, lambda: "RabbitMQ is away")
+    server = make_server(everything, database, handlers, note, lambda: "RabbitMQ is away")
     thread = threading.Thread(target=server.run)
     thread.start()
     assert ready.wait(10)

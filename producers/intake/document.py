@@ -1,0 +1,196 @@
+"""The OpenAPI document put together: what FastAPI knows of the routes, and what it does not: roles, problems, links, each command's schema."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from config.settings import RELEASE
+from pipelines.command import Handler
+from producers.intake.auth import ENFORCED
+from producers.intake.contract import METHODS, PROBLEM_SCHEMA, problem_response
+from producers.intake.problems import KINDS
+
+#: Any request may meet these, whatever it asks for.
+ANYWHERE = (400, 404, 405, 406, 414, 431, 500, 503)
+BEHIND_A_KEY = (401, 403)
+
+TAGS = {
+    "jobs": "Submit a job, follow it to its end, cancel it.",
+    "dead letters": "Jobs that need a person: find, understand, repair and replay them.",
+    "tenants and keys": "Who may do what: tenants, and their API keys.",
+    "operating": "The commands there are, messages without a job, health, metrics, and what the problems mean.",
+}
+
+#: Where the id that a path takes stands in what its collection answers, where that is not `id`.
+ID_FIELDS = {"name": "name"}
+
+#: Answers that are a job, and lists of jobs: from each, links lead to all that can be done with one job.
+JOBS = {"JobView": "#/id", "ReplayedView": "#/id", "Jobs": "#/items/0/id"}
+DEAD_LETTERS = {"DeadLetterView": "#/id"}
+
+Document = dict[str, Any]
+Operation = dict[str, Any]
+#: By a path that ends in one id: the parameter's name, and the operation.
+Targets = list[tuple[str, str]]
+
+
+def describe(app: FastAPI, handlers: Mapping[str, Handler], extra_paths: Mapping[str, dict[str, Operation]]) -> Document:
+    """The whole document, for this release and these commands. `extra_paths` are the routes that are not FastAPI's."""
+    document = get_openapi(
+        title="Haulier",
+        version=RELEASE,
+        summary="Commands in over HTTP, carried out exactly once.",
+        description=(
+            "A 2xx to a submission is a promise: the job is durably in Postgres. Every error is a problem document (RFC 9457), whose `type`"
+            " leads to a page that says what to do. Times are RFC 3339 in UTC, durations seconds, ids UUIDv7. Unknown fields and query"
+            " parameters are refused. `x-roles` names the roles of keys that may use an operation."
+        ),
+        routes=app.routes,
+        tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+    )
+    paths = cast("dict[str, dict[str, Operation]]", document["paths"])
+    for path, operations in extra_paths.items():
+        paths[path] = {**copy.deepcopy(operations), **paths.get(path, {})}
+    components = cast("dict[str, Any]", document.setdefault("components", {}))
+    schemas = {name: schema for name, schema in components.get("schemas", {}).items() if "ValidationError" not in name}
+    components["schemas"] = schemas | {"Problem": PROBLEM_SCHEMA}
+    components["responses"] = {f"Problem{status}": problem_response(status) for status in sorted({kind.status for kind in KINDS.values()})}
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "an API key, hl_…"}}
+    roles = _find_roles(app)
+    for path, method, operation in _operations(document):
+        if (method, path) in roles:
+            operation.setdefault("x-roles", sorted(roles[method, path]))
+        _complete(operation, behind_a_key=path.startswith("/v1/"))
+        _share_schemas(operation, components["schemas"])
+    _offer_commands(document, handlers)
+    _link(document)
+    return document
+
+
+def _operations(document: Document) -> Iterator[tuple[str, str, Operation]]:
+    for path, operations in document["paths"].items():
+        for method in METHODS:
+            if method in operations:
+                yield path, method, operations[method]
+
+
+def _find_roles(app: FastAPI) -> dict[tuple[str, str], frozenset[str]]:
+    """Who may use each route, from the very dependency that refuses the others."""
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for context in iter_route_contexts(app.routes):
+        if isinstance(context.original_route, APIRoute):
+            route = cast("APIRoute", context)
+            enforced = [ENFORCED[call] for call in _calls(route.dependant) if call in ENFORCED]
+            if enforced:
+                found |= {(method.lower(), route.path_format): frozenset.intersection(*enforced) for method in route.methods or ()}
+    return found
+
+
+def _calls(dependant: Any) -> Iterator[Callable[..., object]]:
+    for each in dependant.dependencies:
+        yield each.call
+        yield from _calls(each)
+
+
+def _complete(operation: Operation, *, behind_a_key: bool) -> None:
+    """Add every problem that any request may meet, and the key that it takes."""
+    responses = cast("dict[str, Any]", operation["responses"])
+    if "ValidationError" in str(responses.get("422", "")):
+        del responses["422"]
+    for status in ANYWHERE + (BEHIND_A_KEY if behind_a_key else ()):
+        responses.setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
+    if behind_a_key:
+        operation.setdefault("security", [{"key": []}])
+
+
+def _share_schemas(operation: Operation, schemas: dict[str, Any]) -> None:
+    """Move a body's schema, and what it defines, to the components: references within it are from the document's root."""
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        schema = content.get("schema", {})
+        if schema.get("type") == "object" and "title" in schema:
+            own = orjson.loads(orjson.dumps(schema).replace(b"#/$defs/", b"#/components/schemas/"))
+            schemas.update(own.pop("$defs", {}))
+            examples = own.pop("examples", [])
+            schemas[own["title"]] = own
+            content["schema"] = {"$ref": f"#/components/schemas/{own['title']}"}
+            if examples:
+                content.setdefault("examples", {str(n): {"value": example} for n, example in enumerate(examples, start=1)})
+
+
+def _offer_commands(document: Document, handlers: Mapping[str, Handler]) -> None:
+    """Make a submission one of the commands that there are, each with its own payload."""
+    schemas = document["components"]["schemas"]
+    wish = schemas["Submission"]
+    mapping: dict[str, str] = {}
+    for name, handler in sorted(handlers.items()):
+        component = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+        payload = handler.command.model_json_schema(ref_template=f"#/components/schemas/{component}.{{model}}")
+        schemas.update({f"{component}.{each}": schema for each, schema in payload.pop("$defs", {}).items()})
+        schemas[f"{component}.payload"] = payload
+        own = copy.deepcopy(wish)
+        own["title"] = f"Submission of {name}"
+        own["properties"]["command"] = {"type": "string", "const": name}
+        own["properties"]["payload"] = {"$ref": f"#/components/schemas/{component}.payload"}
+        own["properties"]["max_failures"]["anyOf"][0]["maximum"] = handler.retry.max_failures
+        schemas[component] = own
+        mapping[name] = f"#/components/schemas/{component}"
+    schemas["Submission"] = {
+        "title": "Submission",
+        "description": wish["description"],
+        "oneOf": [{"$ref": reference} for reference in mapping.values()],
+        "discriminator": {"propertyName": "command", "mapping": mapping},
+    }
+    content = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
+    content["examples"] = {
+        name: {"summary": f"as GET /v1/commands/{name} shows it", "value": {"command": name, "payload": dict(handler.command.example)}}
+        for name, handler in sorted(handlers.items())
+    }
+
+
+def _link(document: Document) -> None:
+    """Links from what an operation answers to the operations that take its id: by name, so that new routes are linked as they come."""
+    by_collection: dict[str, Targets] = {}
+    for path, _, operation in _operations(document):
+        if path.count("{") == 1:
+            collection, _, rest = path.partition("/{")
+            by_collection.setdefault(collection, []).append((rest.partition("}")[0], operation["operationId"]))
+    for path, method, operation in _operations(document):
+        for status, response in operation["responses"].items():
+            if status[0] == "2":
+                links = dict(_links(by_collection, path, method, _answers(response)))
+                links.pop(operation["operationId"], None)
+                if links:
+                    response.setdefault("links", {}).update(links)
+
+
+def _links(by_collection: Mapping[str, Targets], path: str, method: str, schema: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for parameter, target in by_collection.get(path, ()):
+        field = ID_FIELDS.get(parameter, "id")
+        yield target, _to(target, parameter, f"#/items/0/{field}" if method == "get" else f"#/{field}")
+    for collection, places in (("/v1/jobs", JOBS | DEAD_LETTERS), ("/v1/dead-letters", DEAD_LETTERS)):
+        if schema in places:
+            for parameter, target in by_collection[collection]:
+                yield target, _to(target, parameter, places[schema])
+
+
+def _to(operation_id: str, parameter: str, place: str) -> dict[str, Any]:
+    return {"operationId": operation_id, "parameters": {parameter: f"$response.body{place}"}}
+
+
+def _answers(response: dict[str, Any]) -> str:
+    """The name of the schema of a response in JSON."""
+    reference: str = response.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
+    return reference.rpartition("/")[2]
+
+
+def as_text(document: Document) -> str:
+    """As it is committed: sorted and indented, so that a change shows as what it is."""
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
