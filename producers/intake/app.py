@@ -18,7 +18,7 @@ from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
-from producers.intake import dead_letters, jobs, operating, problems, tenants
+from producers.intake import dead_letters, explaining, jobs, operating, pages, problems, tenants
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
 from producers.intake.contract import Contract
@@ -48,16 +48,17 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
     app = FastAPI(
         title="Haulier",
         version=RELEASE,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, dead_letters, operating, tenants):
+    for module in (jobs, dead_letters, operating, explaining, tenants):
         app.include_router(module.router)
     contract = Contract(describe(app, handlers, {"/v1/jobs": document()}))
     app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
+    app.router.routes.extend(pages.routes)
     app.openapi = lambda: contract.document
     return app, contract
 

@@ -67,21 +67,14 @@ def problem_response(status: int, kinds: Sequence[str] | None = None) -> dict[st
     """A problem of this status as the document shows it, of these kinds (by default, of any that have it)."""
     names = kinds_of(status) if kinds is None else kinds
     exact = {"properties": {"type": {"enum": [f"/problems/{name}" for name in names]}, "status": {"const": status}}}
-    examples = {name: {"value": example_of(name)} for name in names}
     response: dict[str, Any] = {
         "description": "; or: ".join(KINDS[name].title for name in names),
-        "content": {MEDIA_TYPE: {"schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, exact]}, "examples": examples}},
+        "content": {MEDIA_TYPE: {"schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, exact]}}},
     }
     fields = PROBLEM_HEADERS.get(status, {})
     if fields:
         response["headers"] = {name: header(text) | {"required": required} for name, (text, required) in fields.items()}
     return response
-
-
-def example_of(kind: str) -> dict[str, Any]:
-    """A problem document of this kind."""
-    known = KINDS[kind]
-    return {"type": f"/problems/{kind}", "title": known.title, "status": known.status, "detail": known.title, "instance": "/v1/jobs"}
 
 
 @dataclass(frozen=True, slots=True)

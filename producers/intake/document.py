@@ -16,7 +16,8 @@ from config.settings import RELEASE
 from pipelines.command import Handler
 from producers.intake.auth import ENFORCED
 from producers.intake.contract import METHODS, PROBLEM_SCHEMA, problem_response
-from producers.intake.problems import KINDS
+from producers.intake.explaining import example_of
+from producers.intake.problems import KINDS, MEDIA_TYPE
 
 #: Any request may meet these, whatever it asks for.
 ANYWHERE = (400, 404, 405, 406, 414, 431, 500, 503)
@@ -70,6 +71,7 @@ def describe(app: FastAPI, handlers: Mapping[str, Handler], extra_paths: Mapping
             operation.setdefault("x-roles", sorted(roles[method, path]))
         _complete(operation, behind_a_key=path.startswith("/v1/"))
         _share_schemas(operation, components["schemas"])
+    _show_problems(document)
     _offer_commands(document, handlers)
     _link(document)
     return document
@@ -102,6 +104,7 @@ def _calls(dependant: Any) -> Iterator[Callable[..., object]]:
 
 def _complete(operation: Operation, *, behind_a_key: bool) -> None:
     """Add every problem that any request may meet, and the key that it takes."""
+    operation["summary"] = operation["summary"].capitalize()
     responses = cast("dict[str, Any]", operation["responses"])
     if "ValidationError" in str(responses.get("422", "")):
         del responses["422"]
@@ -123,6 +126,16 @@ def _share_schemas(operation: Operation, schemas: dict[str, Any]) -> None:
             content["schema"] = {"$ref": f"#/components/schemas/{own['title']}"}
             if examples:
                 content.setdefault("examples", {str(n): {"value": example} for n, example in enumerate(examples, start=1)})
+
+
+def _show_problems(document: Document) -> None:
+    """Give every problem that a response may be an example."""
+    everywhere = document["components"]["responses"].values()
+    for response in (*everywhere, *(each for _, _, operation in _operations(document) for each in operation["responses"].values())):
+        content = response.get("content", {}).get(MEDIA_TYPE)
+        if content is not None:
+            types = content["schema"]["allOf"][1]["properties"]["type"]["enum"]
+            content["examples"] = {kind: {"value": example_of(kind)} for kind in (each.rpartition("/")[2] for each in types)}
 
 
 def _offer_commands(document: Document, handlers: Mapping[str, Handler]) -> None:
@@ -151,7 +164,7 @@ def _offer_commands(document: Document, handlers: Mapping[str, Handler]) -> None
     content = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
     content["examples"] = {
         name: {"summary": f"as GET /v1/commands/{name} shows it", "value": {"command": name, "payload": dict(handler.command.example)}}
-        for name, handler in sorted(handlers.items())
+        for name, handler in handlers.items()
     }
 
 

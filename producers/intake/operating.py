@@ -1,4 +1,4 @@
-"""For operators and their machines: the commands there are, orphan messages, health, metrics, and what the problems mean."""
+"""For operators and their machines: the commands there are, orphan messages, health, and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from producers.intake import metrics
 from producers.intake.auth import READ, may, only_platform
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
 from producers.intake.parts import Parts, Tx, parts_of
-from producers.intake.problems import KINDS, LOST, Problem
+from producers.intake.problems import LOST, Problem
 from producers.intake.representation import answer, page, utc
 from producers.intake.views import Commands, CommandView, Orphans, ReadyView
 from producers.strict_json import MAX_NODES
@@ -133,11 +133,3 @@ def _database_problem(parts: Parts) -> str | None:
 def show_metrics() -> Response:
     """Every name begins with haulier_."""
     return Response(metrics.expose(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/problems/{kind}", responses={200: {"description": "What a problem's `type` means"}})
-async def explain_problem(kind: Annotated[str, Path(max_length=100)]) -> Response:
-    """Every problem's `type` leads here."""
-    if kind not in KINDS:
-        raise Problem("not-found", f"there is no problem {kind!r}; there are: {', '.join(KINDS)}")
-    return answer({"type": f"/problems/{kind}", "status": KINDS[kind].status, "title": KINDS[kind].title})

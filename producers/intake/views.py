@@ -157,6 +157,15 @@ class ReadyView(View):
     dependencies: dict[str, Any]
 
 
+class ProblemKindView(View):
+    type: str
+    status: int
+    title: str
+    meaning: str
+    advice: str = Field(description="what to do")
+    example: dict[str, Any]
+
+
 class Jobs(View):
     items: list[JobView]
     next_cursor: str | None
@@ -189,4 +198,9 @@ class Tenants(View):
 
 class Keys(View):
     items: list[KeyView]
+    next_cursor: str | None
+
+
+class ProblemKinds(View):
+    items: list[ProblemKindView]
     next_cursor: str | None
