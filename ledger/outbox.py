@@ -11,6 +11,8 @@ from uuid import UUID
 from psycopg import Connection
 
 Tx = Connection[Any]
+#: What the changes bus is told of a job: its id, its family's root, its tenant.
+Changed = tuple[UUID, UUID, int]
 
 # Throughout: `= any(array(…))`, not a join. The planner guesses a tenth of the table for a limit that is a parameter, and would
 # read all of it; through the array it goes by the primary key.
@@ -20,21 +22,19 @@ with due as materialized (
 staged as (
     update haulier.jobs set state = 'queued', seq = seq + 1
      where id = any(array(select job_id from due)) and state = 'scheduled'
-    returning id, tenant_id, seq, attempt),
+    returning id, root_id, tenant_id, seq, attempt),
 ready as (
     update haulier.outbox set scheduled = false where job_id = any(array(select job_id from due))),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'queued', 'queued', attempt from staged)
-select count(*) from staged
+select id, root_id, tenant_id from staged
 """
 
 
-def stage(tx: Tx, limit: int) -> int:
-    """Queue what has become due. Returns how many jobs."""
-    row = tx.execute(STAGE, (limit,)).fetchone()
-    assert row is not None
-    return row[0]
+def stage(tx: Tx, limit: int) -> list[Changed]:
+    """Queue what has become due. Returns those jobs."""
+    return tx.execute(STAGE, (limit,)).fetchall()
 
 
 EXPIRE = """
@@ -44,21 +44,19 @@ expired as (
     update haulier.jobs
        set state = 'cancelled', reason = 'expired', finished_at = statement_timestamp(), seq = seq + 1
      where id = any(array(select job_id from gone)) and state in ('scheduled', 'queued')
-    returning id, tenant_id, seq, attempt),
+    returning id, root_id, tenant_id, seq, attempt),
 taken as (
     delete from haulier.outbox where job_id = any(array(select job_id from gone))),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'expired', 'cancelled', attempt from expired)
-select count(*) from expired
+select id, root_id, tenant_id from expired
 """
 
 
-def expire(tx: Tx, limit: int) -> int:
-    """Cancel what was not begun by its time. Returns how many jobs."""
-    row = tx.execute(EXPIRE, (limit,)).fetchone()
-    assert row is not None
-    return row[0]
+def expire(tx: Tx, limit: int) -> list[Changed]:
+    """Cancel what was not begun by its time. Returns those jobs."""
+    return tx.execute(EXPIRE, (limit,)).fetchall()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,11 +110,13 @@ class Lapsed:
     max_failures: int
     command: str
     late: bool
+    root_id: UUID
+    tenant_id: int
 
 
 LAPSED = """
 select l.job_id, l.attempt, l.worker_id, j.solo, j.failures, j.max_failures, j.command,
-       w.seen_at >= now() - make_interval(secs => %(lease)s) and w.stopped_at is null as late
+       w.seen_at >= now() - make_interval(secs => %(lease)s) and w.stopped_at is null as late, j.root_id, j.tenant_id
   from haulier.leases l
   join haulier.jobs j on j.id = l.job_id
   left join haulier.workers w on w.id = l.worker_id
@@ -132,7 +134,7 @@ def lapsed(tx: Tx, lease: float, grace: float, limit: int = 500) -> list[Lapsed]
 
 
 HELD_BY = """
-select l.job_id, l.attempt, l.worker_id, j.solo, j.failures, j.max_failures, j.command, false
+select l.job_id, l.attempt, l.worker_id, j.solo, j.failures, j.max_failures, j.command, false, j.root_id, j.tenant_id
   from haulier.leases l join haulier.jobs j on j.id = l.job_id
  where l.worker_id = %s
 """

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from config.changes import NoChanges, Teller
 from config.failpoints import reach
 from config.outage import ride_out
 from config.transport.message import Message, encode
@@ -61,6 +62,7 @@ class Executor:
         slots: Slots,
         stopping: Callable[[], bool],
         wake: Callable[[], None] = lambda: None,
+        changes: Teller | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.begun_through: dict[str, float] = {}
@@ -71,6 +73,7 @@ class Executor:
         self._slots = slots
         self._stopping = stopping
         self._wake = wake
+        self._changes = changes or NoChanges()
         self._tenants: dict[int, str] = {}
         self._free_slots = list(range(slots.threads))
         self._local = threading.local()
@@ -84,6 +87,7 @@ class Executor:
         reach("worker.after_begin")
         delivery.acknowledge()
         reach("worker.after_acknowledge")
+        self._tell(begun)
         if announced_at is not None:
             self.begun_through[message.queue] = max(announced_at, self.begun_through.get(message.queue, 0.0))
         if len(begun) < len(message.jobs):
@@ -105,7 +109,7 @@ class Executor:
         """Run one job that is already begun, and write its end: what a solo process does."""
         success = self._run_one(job)
         if success is not None:
-            self._complete([success])
+            self._complete([success], [job])
 
     def _begin(self, message: Message) -> tuple[list[Begun], float | None]:
         """After a commit of unknown outcome some may be begun already: those that nobody here runs are this delivery's."""
@@ -141,6 +145,7 @@ class Executor:
     def _run_all(self, begun: Sequence[Begun]) -> None:
         """Run a set in order. Successes without a transaction of their own are written together."""
         finished: list[Success] = []
+        theirs: list[Begun] = []
         first = 0.0
         for at, job in enumerate(begun):
             started = time.monotonic()
@@ -151,14 +156,15 @@ class Executor:
             if success is not None:
                 first = first if finished else time.monotonic()
                 finished.append(success)
+                theirs.append(job)
             if finished and time.monotonic() - first > GATHER:
-                self._complete(finished)
-                finished = []
+                self._complete(finished, theirs)
+                finished, theirs = [], []
             if time.monotonic() - started > LONG and at + 1 < len(begun):  # the set was made for short jobs; others may be free for these
                 self._hand_back(begun[at + 1 :])
                 break
         if finished:
-            self._complete(finished)
+            self._complete(finished, theirs)
         self._threads_own().end_transaction()
 
     def _run_one(self, job: Begun, *, chain: bool = False) -> Success | None:
@@ -168,7 +174,7 @@ class Executor:
         lease = Lease(job.job_id, job.attempt, self.worker_id)
         tenant = self._tenant(job.tenant_id)
         plumbing = ride_out("the database", local.plumbing, (OperationalError,))
-        run = AttemptRun(job, lease, tenant, handler.timeout, plumbing, local.handlers, self._handlers)
+        run = AttemptRun(job, lease, tenant, handler.timeout, plumbing, local.handlers, self._handlers, self._changes)
         self._slots.enter(local.slot, job.job_id)
         entry = self._running.enter(lease, run, handler.timeout)
         started = time.perf_counter()
@@ -177,7 +183,7 @@ class Executor:
             if isinstance(found, Rejected | Snooze):
                 end: object = found
             else:
-                return self._succeed(run, lease, found, chain)
+                return self._succeed(run, job, lease, found, chain)
         except LeaseLostError as lost:
             self._roll_back(run)
             metrics.LEASES_LOST.inc()
@@ -192,10 +198,10 @@ class Executor:
             self._slots.leave(local.slot)
             metrics.observe_run(job.command, time.perf_counter() - started)
         self._roll_back(run)
-        self._settle(outcome.judge(handler, job, self.worker_id, end, run.lines))
+        self._settle(outcome.judge(handler, job, self.worker_id, end, run.lines), job)
         return None
 
-    def _succeed(self, run: AttemptRun, lease: Lease, found: object, chain: bool) -> Success | None:
+    def _succeed(self, run: AttemptRun, job: Begun, lease: Lease, found: object, chain: bool) -> Success | None:
         """Write the follow-ups and the completion in the handler's own transaction; without one, leave it to the set."""
         result = _checked(_json(found))
         follow_ups = run.take_submitted()
@@ -211,25 +217,29 @@ class Executor:
         attempts.complete(driver, lease, result, run.lines, chain=chain)
         run.close()
         reach("worker.after_settle")
+        self._tell([job])
         if follow_ups:
             self._wake()
         metrics.succeeded()
         return None
 
-    def _complete(self, finished: Sequence[Success]) -> None:
+    def _complete(self, finished: Sequence[Success], jobs: Sequence[Begun]) -> None:
+        """Write the successes of these jobs."""
         reach("worker.before_settle")
         held = self._riding_out(lambda tx: attempts.complete_many(tx, self.worker_id, finished))
         reach("worker.after_settle")
+        self._tell(jobs)
         metrics.succeeded(len(held))
         if len(held) < len(finished):
             metrics.LEASES_LOST.inc(len(finished) - len(held))
             lost = [str(success.job_id) for success in finished if success.job_id not in held]
             log.warning("leases lost; these results are dropped", jobs=lost[:10], count=len(lost))
 
-    def _settle(self, end: End) -> None:
+    def _settle(self, end: End, job: Begun) -> None:
         reach("worker.before_settle")
         written = self._riding_out(lambda tx: attempts.settle(tx, [end]))
         reach("worker.after_settle")
+        self._tell([job])
         if not written:
             metrics.LEASES_LOST.inc()
             log.warning("lease lost; this attempt's end is not written", job=str(end.job_id), attempt=end.attempt)
@@ -243,6 +253,12 @@ class Executor:
         """Begun and not started, and this process is stopping: queued again, blamed for nothing."""
         ends = [End(job.job_id, job.attempt, self.worker_id, "queued", "handed_back", solo=job.solo) for job in left]
         self._riding_out(lambda tx: attempts.settle(tx, ends))
+        self._tell(left)
+
+    def _tell(self, jobs: Sequence[Begun]) -> None:
+        """After a commit, those who wait for these jobs. A microsecond each; it neither blocks nor fails."""
+        for job in jobs:
+            self._changes.tell(job.job_id, job.root_id, job.tenant_id)
 
     def _run_solo(self, job: Begun) -> None:
         """Run a suspect in a process of its own: if it takes that process down, the failure is its own and nobody else's."""
@@ -256,7 +272,7 @@ class Executor:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            self._settle(outcome.fail(handler, job, self.worker_id, outcome.timed_out(), None, None, "timeout"))
+            self._settle(outcome.fail(handler, job, self.worker_id, outcome.timed_out(), None, None, "timeout"), job)
             return
         finally:
             self._running.leave(entry)
@@ -267,7 +283,7 @@ class Executor:
                 else f"its process exited with {process.returncode}"
             )
             end = outcome.fail(handler, job, self.worker_id, outcome.crashed(how), None, None, "crashed")
-            self._settle(replace(end, solo=True))
+            self._settle(replace(end, solo=True), job)
 
     def _cut_short(self, error: Exception) -> Exception:
         """A lost connection or a deadlock is nobody's fault; any other statement that failed is the handler's."""

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import structlog
 
+from config import changes
 from config.settings import Settings
 from config.signals import on_stop
 from config.transport.message import Message
@@ -24,7 +25,8 @@ def keep(settings: Settings) -> int:
     """Until SIGTERM or SIGINT; returns the exit code."""
     database = Database(settings.need_database(), size=2, name="haulier upkeep", by_index=True)
     handlers = load(settings.handlers)
-    upkeep = Upkeep(settings, database, handlers)
+    bus = changes.connect(settings.redis_url)
+    upkeep = Upkeep(settings, database, handlers, bus)
     stop = threading.Event()
     drain = threading.Thread(
         target=drain_dead_letters, args=(settings.need_broker(), queues_of(handlers), on_dead_message(database), stop), daemon=True
@@ -33,6 +35,7 @@ def keep(settings: Settings) -> int:
     on_stop(lambda: (upkeep.stop(), stop.set()))
     upkeep.run()
     drain.join(5)
+    bus.close()
     database.close()
     return 0
 

@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 from psycopg import Connection
 
+from config.changes import Teller
 from ledger import attempts, workers
 from ledger.workers import Lapsed
 from pipelines.command import Handler, Retry
@@ -33,8 +34,17 @@ def take_back(tx: Connection[Any], lapsed: Sequence[Lapsed], handlers: Mapping[s
     return len(written)
 
 
-def recover(tx: Connection[Any], worker_id: UUID, suspects: set[UUID], handlers: Mapping[str, Handler]) -> int:
-    """After the death of a worker process that its runner saw: what its threads were running is suspect, the rest innocent."""
+def recover(tx: Connection[Any], worker_id: UUID, suspects: set[UUID], handlers: Mapping[str, Handler]) -> list[Lapsed]:
+    """After the death of a worker process that its runner saw: what its threads were running is suspect, the rest innocent.
+    Returns what it held.
+    """
     held = workers.held_by(tx, worker_id)
     workers.stop(tx, worker_id)
-    return take_back(tx, held, handlers, innocent={job.job_id for job in held} - suspects)
+    take_back(tx, held, handlers, innocent={job.job_id for job in held} - suspects)
+    return held
+
+
+def tell(changes: Teller, jobs: Sequence[Lapsed]) -> None:
+    """After the commit."""
+    for job in jobs:
+        changes.tell(job.job_id, job.root_id, job.tenant_id)

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.orm import Session
 
+from config.changes import Teller
 from config.failpoints import reach
 from config.ids import uuid7
 from ledger import attempts, calls, jobs
@@ -50,6 +51,7 @@ class AttemptRun:
         plumbing: psycopg.Connection[Any],
         connect: Callable[[bool], Connection],
         handlers: Mapping[str, Handler],
+        changes: Teller,
     ) -> None:
         self._begun = begun
         self.lease = lease
@@ -64,6 +66,7 @@ class AttemptRun:
         self._plumbing = plumbing
         self._connect = connect
         self._handlers = handlers
+        self._changes = changes
         self._lines: list[bytes] = []
         self._shown_at = 0.0
         self._submitted: list[jobs.Submission] = []
@@ -172,6 +175,7 @@ class AttemptRun:
         self._shown_at = now
         value = orjson.dumps({"done": done, "total": total, "message": message[:KEPT_CHARACTERS]}).decode()
         attempts.keep_progress(self._plumbing, self.lease, value)
+        self._changes.tell(self.job_id, self.root_id, self._begun.tenant_id)
 
     def checkpoint(self, value: Any) -> None:
         attempts.keep_checkpoint(self._plumbing, self.lease, orjson.dumps(value).decode())

@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from config import changes
 from config.settings import Settings
 from config.signals import on_stop
 from ledger.connection import Database
@@ -51,6 +52,7 @@ class Runner:
         self._posts = [Post(threads) for _ in range(processes)]
         self._database = Database(settings.need_database(), size=1, name="haulier runner", by_index=True)
         self._handlers = load(settings.handlers)
+        self._changes = changes.connect(settings.redis_url)
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -90,7 +92,8 @@ class Runner:
             return
         try:
             with self._database.plumbing() as tx, tx.transaction():
-                recovery.recover(tx, worker_id, suspects, self._handlers)
+                held = recovery.recover(tx, worker_id, suspects, self._handlers)
+            recovery.tell(self._changes, held)
         except (psycopg.Error, PoolTimeoutError) as error:
             log.warning("could not take its jobs back; upkeep will", worker=str(worker_id), error=str(error).strip())
 
@@ -109,6 +112,7 @@ class Runner:
                 post.process.wait()
             if post.process.returncode not in IN_ORDER:
                 self._take_back(post)
+        self._changes.close()
         self._database.close()
         return 0 if all(process.returncode in IN_ORDER for process in alive) else 1
 

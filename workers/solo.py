@@ -15,7 +15,7 @@ import orjson
 import psycopg
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from config import logs
+from config import changes, logs
 from config.outage import ride_out
 from config.settings import Settings
 from ledger import attempts
@@ -34,7 +34,8 @@ def main() -> None:
     database = Database(settings.need_database(), size=2, name="haulier solo")
     lease = Lease(UUID(order["job_id"]), order["attempt"], UUID(order["worker_id"]))
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
-    executor = Executor(lease.worker_id, database, load(settings.handlers), Running(), Slots.create(1), lambda: False)
+    bus = changes.connect(settings.redis_url)
+    executor = Executor(lease.worker_id, database, load(settings.handlers), Running(), Slots.create(1), lambda: False, changes=bus)
 
     def read() -> list[Begun]:
         with database.plumbing() as tx:
@@ -42,6 +43,7 @@ def main() -> None:
 
     for job in ride_out("the database", read, (psycopg.OperationalError, PoolTimeoutError)):
         executor.run_here(job)
+    bus.close()
     logs.flush()
     os._exit(0)
 

@@ -19,7 +19,8 @@ import psycopg
 import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from config import logs
+from config import changes, logs
+from config.changes import Changes
 from config.ids import uuid7
 from config.settings import RELEASE, Settings
 from config.signals import on_stop
@@ -29,7 +30,7 @@ from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
-from workers import metrics, outcome
+from workers import metrics, outcome, recovery
 from workers.broker import DeliveryBroker, Perform, QuorumBroker
 from workers.executor import Executor
 from workers.running import Running
@@ -52,8 +53,10 @@ class Unit:
         make_broker: Callable[[Perform], DeliveryBroker],
         queues: Sequence[str],
         slots: Slots,
+        bus: Changes,
     ) -> None:
         self.id = uuid7()
+        self._changes = bus
         self._settings = settings
         self._database = database
         self._handlers = handlers
@@ -63,7 +66,7 @@ class Unit:
         self._code = 0
         self._waker = Waker(database)
         slots.sign(self.id)
-        self._executor = Executor(self.id, database, handlers, self._running, slots, self._stop.is_set, self._waker.wake)
+        self._executor = Executor(self.id, database, handlers, self._running, slots, self._stop.is_set, self._waker.wake, bus)
         self._broker = make_broker(self._executor.execute)
         self._worker = dramatiq.Worker(self._broker, queues=set(self._queues), worker_threads=slots.threads, worker_timeout=250)
         self._beat = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
@@ -100,6 +103,7 @@ class Unit:
                 workers.stop(tx, self.id)
         except (psycopg.OperationalError, PoolTimeoutError) as error:
             log.warning("could not say good-bye; the leases will run out", error=str(error).strip())
+        self._changes.close()
         return self._code
 
     def _only_stuck(self) -> bool:
@@ -109,11 +113,13 @@ class Unit:
         """What still runs, and what was begun with it and has not started."""
         ran = {entry.lease.job_id for entry in self._running.entries()}
         with self._database.plumbing() as tx:
+            left = workers.held_by(tx, self.id)
             ends = [
                 End(held.job_id, held.attempt, self.id, "queued", "interrupted" if held.job_id in ran else "handed_back", solo=held.solo)
-                for held in workers.held_by(tx, self.id)
+                for held in left
             ]
             handed = attempts.settle(tx, ends)
+        recovery.tell(self._changes, left)
         if handed:
             log.warning("drain time is over; jobs are handed back", jobs=[str(job) for job in handed])
 
@@ -158,6 +164,7 @@ class Unit:
                 for held in found:
                     late = replace(held, late=True)
                     attempts.settle(tx, [outcome.lapse(late, self._handlers[held.command].retry, guilty=True)])
+            recovery.tell(self._changes, found)
         except (psycopg.Error, PoolTimeoutError) as error:
             log.warning("the timed-out attempt could not be settled; upkeep will", job=str(lease.job_id), error=str(error).strip())
 
@@ -185,7 +192,7 @@ def main() -> None:
     def make_broker(perform: Perform) -> DeliveryBroker:
         return QuorumBroker(settings.need_broker(), order["queues"], slots.threads, perform, keep_orphan(database))
 
-    unit = Unit(settings, database, load(settings.handlers), make_broker, order["queues"], slots)
+    unit = Unit(settings, database, load(settings.handlers), make_broker, order["queues"], slots, changes.connect(settings.redis_url))
     on_stop(unit.stop)
     threading.Thread(target=_follow_parent, args=(unit, os.getppid()), daemon=True).start()
     unit.start()

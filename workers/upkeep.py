@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -17,15 +17,19 @@ import structlog
 from psycopg import Connection
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from config.changes import NoChanges, Teller
 from config.failpoints import reach
 from config.ids import uuid7
 from config.settings import RELEASE, Settings
 from ledger import archive, outbox, workers
 from ledger.connection import Database
+from ledger.outbox import Changed
+from ledger.workers import Lapsed
 from pipelines.command import Handler
 from workers import recovery
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 #: "upke": the lock of upkeep's tick, held by its transaction and never by a session.
 LOCK = 0x75706B65
@@ -36,10 +40,11 @@ SWEEP_EVERY = 30.0
 
 
 class Upkeep:
-    def __init__(self, settings: Settings, database: Database, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, settings: Settings, database: Database, handlers: Mapping[str, Handler], changes: Teller | None = None) -> None:
         self._settings = settings
         self._database = database
         self._handlers = handlers
+        self._changes = changes or NoChanges()
         self._id = uuid7()
         self._stop = threading.Event()
         self._connected_since: float | None = None
@@ -69,17 +74,18 @@ class Upkeep:
 
     def tick(self, tx: Connection[Any]) -> None:
         """One look at everything. Each part is a transaction of its own, so that none holds locks for long."""
-        self._locked(tx, self._rescue)
-        self._locked(tx, self._expire)
+        recovery.tell(self._changes, self._locked(tx, self._rescue) or [])
+        for changed in self._locked(tx, self._expire) or []:
+            self._changes.tell(*changed)
         if time.monotonic() >= self._sweep_at:
             self._locked(tx, self._tidy)
             self._locked(tx, self._sweep)
 
-    def _locked(self, tx: Connection[Any], part: Callable[[Connection[Any]], None]) -> None:
+    def _locked(self, tx: Connection[Any], part: Callable[[Connection[Any]], T]) -> T | None:
+        """What the part returns, once it is committed; None when another copy has the lock."""
         with tx.transaction():
             row = tx.execute("select pg_try_advisory_xact_lock(%s)", (LOCK,)).fetchone()
-            if row and row[0]:
-                part(tx)
+            return part(tx) if row and row[0] else None
 
     def _register(self, tx: Connection[Any]) -> None:
         if self._connected_since is None:
@@ -88,17 +94,18 @@ class Upkeep:
         else:
             workers.heartbeat(tx, self._id)
 
-    def _rescue(self, tx: Connection[Any]) -> None:
+    def _rescue(self, tx: Connection[Any]) -> list[Lapsed]:
         """Only after a full lease of uninterrupted connection: right after an outage every lease looks dead."""
         if self._connected_since is None or time.monotonic() - self._connected_since < self._settings.lease:
-            return
+            return []
         lapsed = workers.lapsed(tx, self._settings.lease, GRACE)
         if lapsed:
             recovery.take_back(tx, lapsed, self._handlers)
             reach("upkeep.after_rescue")
+        return lapsed
 
-    def _expire(self, tx: Connection[Any]) -> None:
-        outbox.expire(tx, 500)
+    def _expire(self, tx: Connection[Any]) -> list[Changed]:
+        return outbox.expire(tx, 500)
 
     def _tidy(self, tx: Connection[Any]) -> None:
         today = datetime.now(UTC).date()

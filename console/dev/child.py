@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from config import logs
+from config import changes, logs
 from config.settings import Settings
 from config.transport import Transport
 from config.transport.memory import MemoryQueues, MemoryTransport
@@ -45,12 +45,15 @@ class Parts:
         self._code = 0
         queues = self._queues(handlers)
         transport, make_broker, drain = self._way(settings, queues, slots.threads)
-        self._unit = Unit(settings, self._database, handlers, make_broker, queues, slots)
-        self._relay = Relay(settings, self._database, transport)
-        self._upkeep = Upkeep(settings, self._database, handlers)
+        self._changes = changes.connect(settings.redis_url)
+        self._unit = Unit(settings, self._database, handlers, make_broker, queues, slots, self._changes)
+        self._relay = Relay(settings, self._database, transport, self._changes)
+        self._upkeep = Upkeep(settings, self._database, handlers, self._changes)
         self._transport = transport
         self._listener = listener
-        self._intake: IntakeServer = make_server(settings, self._database, handlers, transport_problem=lambda: transport.problem)
+        self._intake: IntakeServer = make_server(
+            settings, self._database, handlers, transport_problem=lambda: transport.problem, bus=self._changes
+        )
         beside = {"relay": self._relay.run, "upkeep": self._upkeep.run, "worker": self._work, **({"drain": drain} if drain else {})}
         self._threads = [threading.Thread(target=self._keep, args=item, name=item[0]) for item in beside.items()]
 

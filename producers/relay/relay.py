@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import structlog
 
+from config.changes import NoChanges, Teller
 from config.failpoints import reach
 from config.ids import uuid7
 from config.outage import ride_out
@@ -51,10 +52,11 @@ SHORT = 0.02
 class Relay:
     """One copy, one thread. `run` until `stop`."""
 
-    def __init__(self, settings: Settings, database: Database, transport: Transport) -> None:
+    def __init__(self, settings: Settings, database: Database, transport: Transport, changes: Teller | None = None) -> None:
         self._settings = settings
         self._database = database
         self._transport = transport
+        self._changes = changes or NoChanges()
         self._id = uuid7()
         self._stop = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
@@ -100,9 +102,11 @@ class Relay:
                 self._look_again(tx)
             carried = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
             staged = outbox.stage(tx, CLAIM_ROWS)  # after carrying: who has woken it is in more of a hurry
-            metrics.STAGED.inc(staged)
+            for changed in staged:
+                self._changes.tell(*changed)
+            metrics.STAGED.inc(len(staged))
             self._land(tx)
-        return carried, staged
+        return carried, len(staged)
 
     def _carry(self, tx: psycopg.Connection[Any], queue: str) -> int:
         window = self._windows[queue]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from config import changes
 from config.settings import Settings
 from config.signals import on_stop
 from config.transport.rabbitmq import RabbitmqTransport
@@ -15,9 +16,11 @@ def relay(settings: Settings, queues: Sequence[str]) -> int:
     """Carry until told to stop. Returns the exit code."""
     database = Database(settings.need_database(), size=1, name="haulier relay")
     transport = RabbitmqTransport(settings.need_broker(), queues, forget_announcements(database))
-    running = Relay(settings, database, transport)
+    bus = changes.connect(settings.redis_url)
+    running = Relay(settings, database, transport, bus)
     on_stop(running.stop)
     running.run()
     transport.close()
+    bus.close()
     database.close()
     return 0

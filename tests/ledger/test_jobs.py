@@ -68,11 +68,11 @@ def test_a_job_for_later_is_scheduled_and_staged_when_due(books: Books):
     from ledger import outbox
 
     [job_id] = books.submit(delay=3600)
-    assert (books.state(job_id), outbox.stage(books.tx, 10)) == ("scheduled", 0)
+    assert (books.state(job_id), outbox.stage(books.tx, 10)) == ("scheduled", [])
 
     books.tx.execute("update haulier.outbox set due_at = now()")
 
-    assert outbox.stage(books.tx, 10) == 1
+    assert [staged[0] for staged in outbox.stage(books.tx, 10)] == [job_id]
     assert books.state(job_id) == "queued"
     assert books.kinds(job_id) == ["accepted", "queued"]
 

@@ -394,7 +394,7 @@ def test_a_job_past_its_limit_is_ended_and_its_thread_writes_nothing(shop):
     def time_out(lease):
         with there.database.plumbing() as tx:
             [held] = workers.held_by(tx, there.worker)
-            late = workers.Lapsed(held.job_id, held.attempt, held.worker_id, False, 0, 3, held.command, True)
+            late = workers.Lapsed(held.job_id, held.attempt, held.worker_id, False, 0, 3, held.command, True, held.root_id, held.tenant_id)
             recovery.take_back(tx, [late], there.handlers)
 
     gave_up: list[bool] = []
