@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     max_job_bytes: int = Field(1 << 20, ge=1024, description="of one job's request body")
     max_depth: int = Field(32, ge=2, description="nesting of a request body")
     request_deadline: float = Field(15, gt=0, description="after this the intake answers 503")
+    look_again: float = Field(1, gt=0, description="how often an intake looks at what is waited for when nobody told it of a change")
+    most_waiting: int = Field(10_000, ge=1, description="requests that one intake lets wait (Prefer: wait) or streams to")
+    most_waiting_of_a_tenant: int = Field(5_000, ge=1, description="the same, of one tenant")
     archive_after: float = Field(3600, ge=0, description="finished families leave the live tables after this")
     retention_days: int = Field(30, ge=1, description="archived jobs are dropped after this")
 

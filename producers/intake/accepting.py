@@ -8,13 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ledger import reading
+from ledger.reading import FINAL
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
 from producers.intake.contract import Responses, header, problems
-from producers.intake.parsing import KEY_PATTERN, read_json, read_key, read_traceparent, refuse_waiting
+from producers.intake.parsing import KEY_PATTERN, read_json, read_key, read_traceparent
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem
 from producers.intake.representation import Viewer, answer, as_submitted, polling
+from producers.intake.waiting import Preference, read_preference, wait_for_end
 from producers.intake.writing import Accepted
 from producers.submission import Wish, fingerprint_of, prepare, read_wish
 
@@ -22,7 +24,7 @@ from producers.submission import Wish, fingerprint_of, prepare, read_wish
 async def accept_job(request: Request) -> Response:
     parts = parts_of(request)
     key = await authenticate(request, SUBMIT)
-    refuse_waiting(request.headers)
+    preference = read_preference(request.headers)
     name = read_key(request.headers)
     body = await read_json(request, parts.settings)
     assert key.tenant_id is not None
@@ -37,11 +39,27 @@ async def accept_job(request: Request) -> Response:
     )
     accepted = await parts.writers.submit(wish)
     access = Access(key)
+    if accepted.times is not None:
+        metrics.ACCEPTED.labels(wish.command).inc()
+        parts.changes.tell(wish.id, wish.id, wish.tenant_id)
+    if preference.wait:
+        return await _show_ended(request, access, accepted, preference, preference.wait)
     if accepted.times is None:
         return await _show_again(parts, access, accepted)
-    metrics.ACCEPTED.labels(wish.command).inc()
     job = as_submitted(wish, accepted.times)
-    return _receipt(Viewer(access, parts.handlers).job(job), polling(job))
+    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | preference.applied)
+
+
+async def _show_ended(request: Request, access: Access, accepted: Accepted, preference: Preference, wait: int) -> Response:
+    """The job when it has ended, or as it stands when the time is up."""
+    try:
+        viewer, job = await wait_for_end(request, access, accepted.job_id, wait)
+    except Problem as problem:
+        if problem.kind not in {"too-many-waiting", "unavailable", "not-found"}:
+            raise
+        return await _show_again(parts_of(request), access, accepted)  # it is accepted, whatever becomes of the waiting
+    headers = polling(job) | _replayed(accepted) | preference.applied
+    return _receipt(viewer.job(job), headers, 200 if job.state in FINAL else 202)
 
 
 async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Response:
@@ -53,33 +71,45 @@ async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Respo
     job = await parts.door.use_aside(access, read)
     if job is None:
         raise Problem("gone", "the job of this Idempotency-Key was kept for its time and is gone; nothing new was accepted")
-    if accepted.repeated:
-        metrics.REPEATED.inc()
-    replayed = {"idempotency-replayed": "true"} if accepted.repeated else {}
-    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | replayed)
+    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | _replayed(accepted))
 
 
-def _receipt(shown: dict[str, Any], headers: dict[str, str]) -> Response:
-    return answer(shown, 202, {"location": f"/v1/jobs/{shown['id']}", **headers})
+def _replayed(accepted: Accepted) -> dict[str, str]:
+    if not accepted.repeated:
+        return {}
+    metrics.REPEATED.inc()
+    return {"idempotency-replayed": "true"}
+
+
+def _receipt(shown: dict[str, Any], headers: dict[str, str], status: int = 202) -> Response:
+    return answer(shown, status, {"location": f"/v1/jobs/{shown['id']}", "vary": "prefer", **headers})
 
 
 def document() -> dict[str, Any]:
     """The route's part of the OpenAPI document."""
     responses: Responses = {
+        "200": {
+            "description": "It has ended while the answer waited for it, as `Prefer: wait` asked",
+            "headers": {
+                "Location": header("the job"),
+                "Idempotency-Replayed": header("true for a repeat with the same key and body"),
+                "Preference-Applied": header("what of Prefer was honoured"),
+            },
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}},
+        },
         "202": {
             "description": "Accepted: the job is durably kept. With `Idempotency-Replayed: true` it was accepted before.",
             "headers": {
                 "Location": header("the job"),
                 "Idempotency-Replayed": header("true for a repeat with the same key and body"),
                 "Retry-After": header("seconds until asking again is worthwhile"),
+                "Preference-Applied": header("what of Prefer was honoured"),
             },
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}},
         },
         **{
             str(status): problem
-            for status, problem in problems(
-                408, "key-in-flight", 410, 413, 415, "invalid", "key-reused", "not-supported", "unknown-command"
-            ).items()
+            for status, problem in problems(408, "key-in-flight", 410, 413, 415, "invalid", "key-reused", "unknown-command").items()
         },
     }
     operation: dict[str, Any] = {
@@ -95,7 +125,14 @@ def document() -> dict[str, Any]:
                 "required": False,
                 "description": "the caller's name for this wish, kept for 7 days: the same key and body are the same job. Quoted or not.",
                 "schema": {"type": "string", "pattern": KEY_PATTERN},
-            }
+            },
+            {
+                "name": "Prefer",
+                "in": "header",
+                "required": False,
+                "description": "`wait=N` (RFC 7240): hold the answer for up to N seconds, at most 60, until the job has ended. `respond-async`.",
+                "schema": {"type": "string"},
+            },
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": Wish.model_json_schema()}}},
         "responses": responses,

@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from config import changes
+from config.changes import Changes
 from config.redis import AsyncRedis
 from config.settings import RELEASE, Settings
 from ledger import keys
@@ -24,6 +26,7 @@ from producers.intake.auth import Keyring
 from producers.intake.contract import Contract
 from producers.intake.document import as_text, describe
 from producers.intake.gate import Gate
+from producers.intake.hub import Hub
 from producers.intake.parts import Door, Parts
 from producers.intake.submitting import Writers
 
@@ -34,12 +37,16 @@ def create_app(
     handlers: Mapping[str, Handler],
     *,
     transport_problem: Callable[[], str | None] | None = None,
+    bus: Changes | None = None,
 ) -> FastAPI:
-    """The ASGI app. `transport_problem` says what is wrong with the broker, which an intake shows and does not need."""
+    """The ASGI app. `transport_problem` says what is wrong with the broker, which an intake shows and does not need.
+
+    `bus` is the changes bus that this process has already; without one, the settings say.
+    """
     app, contract = route(handlers)
     problems.handle(app)
     app.add_middleware(Gate, contract=contract)
-    app.state.parts = _assemble(settings, database, handlers, contract, transport_problem)
+    app.state.parts = _assemble(settings, database, handlers, contract, transport_problem, bus or changes.connect(settings.redis_url))
     return app
 
 
@@ -69,22 +76,29 @@ def _assemble(
     handlers: Mapping[str, Handler],
     contract: Contract,
     transport_problem: Callable[[], str | None] | None,
+    bus: Changes,
 ) -> Parts:
     door = Door(database, min(settings.request_deadline, database.deadlines.call))
     keyring = Keyring(lambda text: door.use(lambda tx: keys.find_key(tx, text)))
     writers = Writers(database, settings.request_deadline, Waker(database))
     redis = AsyncRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
-    return Parts(settings, door, handlers, keyring, writers, contract, transport_problem, redis)
+    hub = Hub(settings, door)
+    return Parts(settings, door, handlers, keyring, writers, contract, bus, hub, transport_problem, redis)
 
 
 @contextlib.asynccontextmanager
 async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     parts: Parts = app.state.parts
     parts.writers.start()
+    beside = [asyncio.create_task(parts.changes.listen(parts.hub.take)), asyncio.create_task(parts.hub.run())]
     try:
         yield {}
     finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await asyncio.to_thread(parts.writers.close)
+        await asyncio.to_thread(parts.changes.close)
         if parts.redis is not None:
             await parts.redis.close()
 

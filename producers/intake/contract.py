@@ -44,6 +44,7 @@ PROBLEM_HEADERS: dict[int, dict[str, tuple[str, bool]]] = {
     405: {"Allow": ("the methods that there are", True)},
     409: {"Retry-After": ("seconds, where trying again helps", False)},
     415: {"Accept-Encoding": ("what a body may be encoded as", False)},
+    429: {"Retry-After": ("seconds", True)},
     503: {"Retry-After": ("seconds", True)},
 }
 

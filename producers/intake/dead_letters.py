@@ -130,6 +130,7 @@ def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: A
         with tx.transaction():
             _replay(tx, job, access, wish.reason, payload)
         parts.writers.after_commit()
+        parts.changes.tell(job.id, job.root_id, job.tenant_id)
         return _replayed(tx, parts, access, job)
 
     return parts.door.use_for(access, replay)
@@ -166,7 +167,9 @@ def resolve_call(request: Request, access: Operator, job_id: UUID, found: Annota
 
     def resolve_and_show(tx: Tx) -> Response | None:
         job = find_job(tx, job_id, access)
-        if not resolve(tx):
+        goes_on = resolve(tx)
+        parts.changes.tell(job.id, job.root_id, job.tenant_id)
+        if not goes_on:
             return None
         parts.writers.after_commit()
         return _replayed(tx, parts, access, job)

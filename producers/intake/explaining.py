@@ -124,10 +124,11 @@ EXPLANATIONS = {
         "Use one key for one wish: the very same body when repeating it, a new key for another wish.",
         "this Idempotency-Key was used before for another body; nothing was accepted",
     ),
-    "not-supported": Explanation(
-        "The request asks for something that this release does not do.",
-        "Leave it out.",
-        "Prefer: wait is not supported yet; poll the job with its ETag instead",
+    "too-many-waiting": Explanation(
+        "As many requests of this tenant wait at this intake, or read its streams, as one tenant's may.",
+        "Follow several jobs with one stream (GET /v1/events) or one poll (GET /v1/jobs?ids=…); or ask again after Retry-After.",
+        "5000 requests of this tenant wait here already",
+        _JOB,
     ),
     "unknown-command": Explanation(
         "No command has this name; `nearest` is the known name most like it.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
@@ -16,11 +16,11 @@ from ledger.reading import FINAL, Filter, Job
 from producers.intake.auth import Access, Canceller, Reader
 from producers.intake.contract import header, problems
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
-from producers.intake.parsing import refuse_waiting
 from producers.intake.parts import Tx, parts_of
 from producers.intake.problems import Problem, not_found
 from producers.intake.representation import Viewer, answer, conditional, event, page, polling
 from producers.intake.views import Attempts, Events, Jobs, JobView, State
+from producers.intake.waiting import read_preference, show_when_changed
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -112,26 +112,52 @@ def read_ids(text: str) -> list[UUID]:
     return list(dict.fromkeys(ids))
 
 
+PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`wait=N` (RFC 7240): hold the answer for up to N seconds, at most 60",
+    "schema": {"type": "string"},
+}
+Until = Annotated[Literal["family"] | None, Query(description="with Prefer: wait, wait for the end of the family and not only the job's")]
+
+
 @router.get(
     "/{job_id}",
     response_model=JobView,
     responses={
-        200: {"headers": {"ETag": header("strong"), "Retry-After": header("seconds until asking again is worthwhile, while not final")}},
-        304: {"description": "It is as If-None-Match says", "headers": {"ETag": header("strong")}},
-        **problems("not-supported"),
+        200: {
+            "headers": {
+                "ETag": header("strong"),
+                "Retry-After": header("seconds until asking again is worthwhile, while not final"),
+                "Preference-Applied": header("wait=N, as far as it was honoured; at most 60"),
+            }
+        },
+        304: {
+            "description": "It is as If-None-Match says",
+            "headers": {"ETag": header("strong"), "Preference-Applied": header("as in 200")},
+        },
+        **problems("too-many-waiting"),
     },
+    openapi_extra={"parameters": [PREFER]},
     operation_id="show_job",
 )
-def show_job(request: Request, access: Reader, job_id: UUID) -> Response:
-    """As it stands. Poll with If-None-Match; an answer of 304 has no body."""
-    refuse_waiting(request.headers)
+async def show_job(request: Request, access: Reader, job_id: UUID, until: Until = None) -> Response:
+    """As it stands. Poll with If-None-Match; an answer of 304 has no body.
+
+    With `Prefer: wait=N` the answer waits, up to N seconds, until the state or progress differs from what If-None-Match names, or the job
+    has ended (with `until=family`: until all that it submitted has ended too).
+    """
+    wait = read_preference(request.headers).wait
+    if wait is not None:
+        return await show_when_changed(request, access, job_id, wait, whole=until is not None)
     parts = parts_of(request)
 
     def read(tx: Tx) -> Response:
         job = find_job(tx, job_id, access)
         return conditional(request, Viewer(access, parts.handlers, tx).job(job), polling(job))
 
-    return parts.door.use_for(access, read)
+    return await parts.door.use_aside(access, read)
 
 
 @router.get("/{job_id}/attempts", response_model=Attempts)
@@ -182,6 +208,7 @@ def cancel_job(request: Request, access: Canceller, job_id: UUID) -> Response:
 
     def cancel(tx: Tx) -> Response:
         job = _cancel(tx, find_job(tx, job_id, access), access)
+        parts.changes.tell(job.id, job.root_id, job.tenant_id)
         return answer(Viewer(access, parts.handlers, tx).job(job), 200 if job.state in FINAL else 202)
 
     return parts.door.use_for(access, cancel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import REGISTRY, Counter, Histogram, Metric, generate_latest
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, generate_latest
 
 REQUESTS = Counter("haulier_requests_total", "Requests answered", ["method", "route", "status"])
 SECONDS = Histogram(
@@ -13,6 +13,12 @@ SECONDS = Histogram(
 ACCEPTED = Counter("haulier_jobs_accepted_total", "Jobs accepted", ["command"])
 REPEATED = Counter("haulier_submissions_repeated_total", "Submissions whose Idempotency-Key named a job already there")
 SET_SIZE = Histogram("haulier_commit_jobs", "Jobs written by one commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200))
+
+WAITING = Gauge("haulier_requests_waiting", "Requests that wait for a job to change")
+LOST_HINTS = Counter("haulier_hints_lost_total", "Jobs whose change was found by looking, before anybody told of it")
+HINT_LAG = Histogram(
+    "haulier_hint_lag_seconds", "From a commit to this intake's hearing of it", buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+)
 
 
 class _Ours:

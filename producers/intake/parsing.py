@@ -91,12 +91,6 @@ def read_traceparent(headers: Headers) -> str | None:
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
-def refuse_waiting(headers: Headers) -> None:
-    """A client that asks us to wait would take the early answer for the late one."""
-    if any(part.strip().lower().startswith("wait") for value in headers.getlist("prefer") for part in value.split(",")):
-        raise Problem("not-supported", "Prefer: wait is not supported yet; poll the job with its ETag instead")
-
-
 def accepts_json(headers: Headers) -> bool:
     """Whether an answer in JSON is one that the client takes."""
     accepted = ",".join(headers.getlist("accept"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import psycopg
 from starlette.requests import Request
 
+from config.changes import Changes
 from config.redis import AsyncRedis
 from config.settings import Settings
 from ledger.connection import Database
@@ -20,6 +21,7 @@ from producers.intake.problems import LOST, unavailable
 if TYPE_CHECKING:
     from producers.intake.auth import Access, Keyring
     from producers.intake.contract import Contract
+    from producers.intake.hub import Hub
     from producers.intake.submitting import Writers
 
 Tx = psycopg.Connection[Any]
@@ -71,6 +73,8 @@ class Parts:
     keyring: Keyring
     writers: Writers
     contract: Contract
+    changes: Changes
+    hub: Hub
     transport_problem: Callable[[], str | None] | None
     #: None where none is configured: everything then stays within this process.
     redis: AsyncRedis | None = None

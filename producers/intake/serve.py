@@ -10,6 +10,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from config.changes import Changes
 from config.settings import Settings
 from ledger import workers
 from ledger.connection import Database
@@ -50,6 +51,11 @@ class IntakeServer(uvicorn.Server):
             super().handle_exit(sig, frame)
         self.stop()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Whoever waits is answered now: who asks again finds another intake."""
+        self._parts.hub.leave()
+        await super().shutdown(sockets)
+
     def stop(self) -> None:
         """From any thread: leave in order."""
         self._parts.leaving = True
@@ -65,9 +71,10 @@ def make_server(
     handlers: Mapping[str, Handler],
     ready: Callable[[str], None] | None = None,
     transport_problem: Callable[[], str | None] | None = None,
+    bus: Changes | None = None,
 ) -> IntakeServer:
     """A server to `run()`, in the main thread (it then minds SIGTERM) or in another (then `stop()` it)."""
-    app = create_app(settings, database, handlers, transport_problem=transport_problem)
+    app = create_app(settings, database, handlers, transport_problem=transport_problem, bus=bus)
     config = uvicorn.Config(
         app,
         host=settings.host,
