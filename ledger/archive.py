@@ -41,7 +41,8 @@ ended as (
 select id from family where root in (select root from ended) order by id
 """
 
-# By an array of ids, so that each table is reached through its index whatever the statistics say.
+# By an array of ids, so that each table is reached through its index whatever the statistics say. A unique key that somebody is asking for
+# right now is skipped: it is about to have another holder.
 MOVE = """
 with moved as (
     delete from haulier.jobs where id = any(%(ids)s) and state in ('succeeded', 'rejected', 'cancelled') returning *),
@@ -51,6 +52,11 @@ events as (
     delete from haulier.events where job_id = any(%(ids)s) returning *),
 calls as (
     delete from haulier.external_calls where job_id = any(%(ids)s)),
+holders as (
+    delete from haulier.unique_keys where (tenant_id, command, key) in (
+        select tenant_id, command, key from haulier.unique_keys where job_id = any(%(ids)s) and held_until is null for update skip locked)),
+losers as (
+    delete from haulier.lost_unique_keys where job_id = any(%(ids)s)),
 tried as (
     select job_id, jsonb_agg(jsonb_strip_nulls(jsonb_build_object('number', number, 'worker_id', worker_id, 'started_at', started_at,
                'finished_at', finished_at, 'outcome', outcome, 'error', error, 'log', log)) order by number) as list

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from ledger import calls
+from ledger import calls, unique
 
 Tx = Connection[Any]
 
@@ -56,11 +56,13 @@ select true from replayed
 def replay(tx: Tx, job_id: UUID, tenants: Sequence[int], who: str, reason: str | None, payload: str | None = None) -> None:
     """Queue a dead letter again, with an edited payload (JSON text) if given; the original is kept.
 
-    Raises NotDeadError, or OutcomeUnknownError while a call's outcome is unknown.
+    Raises NotDeadError, OutcomeUnknownError while a call's outcome is unknown, or unique.HeldError while another job has its unique key.
+    Takes an open transaction.
     """
     steps = calls.unknown(tx, job_id)
     if steps:
         raise OutcomeUnknownError(steps)
+    unique.reclaim(tx, job_id, tenants)
     new_keys = calls.was_refused(tx, job_id)
     found = tx.execute(
         REPLAY, {"id": job_id, "tenants": list(tenants), "who": who, "reason": reason, "payload": payload, "new_keys": new_keys}

@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
 from psycopg import Connection
 
 Tx = Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """One job at a time has this key (see `ledger.unique`): for `seconds`, math.inf for ever; None until it is final."""
+
+    key: str
+    seconds: float | None = None
+    on_conflict: Literal["return", "reject", "replace"] = "return"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class Submission:
     fingerprint: bytes = b""
     who: str | None = None
     traceparent: str | None = None
+    unique: Unique | None = None
 
 
 SUBMIT = """
@@ -85,7 +95,7 @@ class Times(NamedTuple):
 
 def submit(tx: Tx, submissions: Sequence[Submission], *, wake: bool = False) -> dict[UUID, Times]:
     """Write all of them. Returns those that are new, by id: the others' idempotency key is taken, or (a COMMIT of unknown outcome
-    repeated) the very same id is there already; `find_key` and `exists` tell which.
+    repeated) the very same id is there already; `find_key` and `exists` tell which. Does not look at `unique`: see `ledger.unique`.
 
     `wake` notifies a relay that sleeps with the commit. Only for a transaction that does nothing else and that few write at a time: those
     which notify commit one after the other. While there is a stream of submissions no relay sleeps, and nobody notifies.

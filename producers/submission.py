@@ -7,22 +7,35 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import orjson
 import psycopg
 import sqlalchemy
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from config.ids import uuid7
 from config.settings import Settings
 from ledger import jobs, keys, workers
-from ledger.jobs import Submission
+from ledger.jobs import Submission, Unique
+from ledger.unique import HeldError
+from ledger.unique import submit as submit_unique
 from pipelines.command import Command, Handler
 from pipelines.load import load
 from producers import strict_json
@@ -47,8 +60,42 @@ def _read_moment(value: Any) -> Any:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
+
+
+def _read_hold(value: Any) -> Any:
+    if value in ("active", "forever"):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= YEAR.total_seconds():
+        raise ValueError('expected "active", "forever", or a number of seconds above 0 and up to a year')
+    return value
+
+
+Hold = Annotated[
+    str | float,
+    PlainValidator(_read_hold),
+    WithJsonSchema(
+        {"anyOf": [{"enum": ["active", "forever"]}, {"type": "number", "exclusiveMinimum": 0, "maximum": YEAR.total_seconds()}]}
+    ),
+]
 LabelName = Annotated[str, Field(min_length=1, max_length=63)]
 LabelValue = Annotated[str, Field(max_length=255)]
+
+
+class Uniqueness(BaseModel):
+    """At most one job of this tenant and command holds the key; what becomes of a submission that finds it held is its own to say."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="Unique")
+
+    key: str = Field(min_length=1, max_length=255, description="the caller's name for what must not be there twice")
+    hold: Hold = Field("active", alias="while", description="until the job is final, for ever, or for so many seconds")
+    on_conflict: Literal["return", "reject", "replace"] = Field(
+        "return", description="answer with the holder; refuse (409); or take its place: it is cancelled if it has not begun"
+    )
+
+    def as_unique(self) -> Unique:
+        """As the ledger takes it."""
+        seconds = {"active": None, "forever": math.inf}.get(self.hold) if isinstance(self.hold, str) else self.hold
+        return Unique(self.key, seconds, self.on_conflict)
 
 
 class Wish(BaseModel):
@@ -63,6 +110,7 @@ class Wish(BaseModel):
     delay: float | None = Field(None, ge=0, le=YEAR.total_seconds(), allow_inf_nan=False, description="seconds; instead of `run_at`")
     expires_at: Moment | None = Field(None, description="not started by then: cancelled as expired")
     max_failures: int | None = Field(None, ge=1, description="at most what the command allows, which is also the default")
+    unique: Uniqueness | None = Field(None, description="of the jobs that share its key, one holds it")
     labels: dict[LabelName, LabelValue] | None = Field(None, max_length=20, description="to find it again")
 
     @model_validator(mode="after")
@@ -140,6 +188,7 @@ def prepare(
         fingerprint=fingerprint,
         who=who,
         traceparent=traceparent,
+        unique=wish.unique.as_unique() if wish.unique else None,
     )
 
 
@@ -196,14 +245,16 @@ def submit(
     expires_at: datetime | None = None,
     max_failures: int | None = None,
     labels: Mapping[str, str] | None = None,
+    unique: Unique | None = None,
     key: str | None = None,
     handlers: Mapping[str, Handler] | None = None,
 ) -> UUID:
     """Submit in the caller's own transaction (same database): the job is there if and only if the caller commits.
 
-    Returns the job's id; with a `key` that was used before for the same wish, the id of that job. `tenant` is a slug. Raises
-    InvalidSubmission, UnknownCommandError, KeyReusedError, ValueError; nothing is written then. `handlers`: another table than
-    the installed one. A relay finds the job within 250 ms of the commit, at once after `wake`.
+    Returns the job's id; with a `key` that was used before for the same wish, the id of that job; with `unique`, the holder's where it
+    says so. `tenant` is a slug. Raises InvalidSubmission, UnknownCommandError, KeyReusedError, HeldError (`unique` says "reject"), ValueError;
+    nothing is written then. `handlers`: another table than the installed one. A relay finds the job within 250 ms of the commit, at once
+    after `wake`. A unique key stays locked until the commit, for everybody who asks for it.
     """
     asked = {
         "command": command.command_name,
@@ -213,6 +264,7 @@ def submit(
         "delay": delay or None,
         "expires_at": expires_at,
         "max_failures": max_failures,
+        "unique": _as_asked(unique) if unique else None,
         "labels": dict(labels) if labels else None,
     }
     body = strict_json.read(orjson.dumps({name: value for name, value in asked.items() if value is not None}), MAX_DEPTH)
@@ -223,12 +275,29 @@ def submit(
         raise ValueError(f"there is no tenant {tenant!r}; nothing was submitted")
     print_ = fingerprint_of(body)
     wish = prepare(read_wish(body), table, owner.id, key=None if key is None else check_key(key), fingerprint=print_)
-    if jobs.submit(tx, [wish]) or key is None:
+    if unique is not None:
+        with tx.transaction():
+            outcome = submit_unique(tx, [wish])
+        if held := outcome.held.get(wish.id):
+            if held.refused:
+                raise HeldError(unique.key, held.holder)
+            return held.holder
+        if outcome.new:
+            return wish.id
+    elif jobs.submit(tx, [wish]) or key is None:
         return wish.id
+    assert key is not None
     found = jobs.find_key(tx, owner.id, key)
     if found is None or found[1] != print_:
         raise KeyReusedError(key)
     return found[0]
+
+
+def _as_asked(unique: Unique) -> dict[str, Any]:
+    """As HTTP says it, without what is the default there, so that both have one fingerprint."""
+    hold = {} if unique.seconds is None else {"while": "forever" if math.isinf(unique.seconds) else unique.seconds}
+    way = {} if unique.on_conflict == "return" else {"on_conflict": unique.on_conflict}
+    return {"key": unique.key, **hold, **way}
 
 
 def wake(connection: Caller | str) -> None:

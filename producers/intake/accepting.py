@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ledger import reading
+from ledger.jobs import Submission
 from ledger.reading import FINAL
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
 from producers.intake.contract import Responses, header, problems
-from producers.intake.parsing import KEY_PATTERN, read_json, read_key, read_traceparent
+from producers.intake.parsing import KEY_PATTERN, read_flag, read_json, read_key, read_traceparent
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem
 from producers.intake.representation import Viewer, answer, as_submitted, polling
+from producers.intake.views import ValidView
 from producers.intake.waiting import Preference, read_preference, wait_for_end
 from producers.intake.writing import Accepted
 from producers.submission import Wish, fingerprint_of, prepare, read_wish
@@ -37,6 +40,8 @@ async def accept_job(request: Request) -> Response:
         who=f"key:{key.prefix}",
         traceparent=read_traceparent(request.headers),
     )
+    if read_flag(request.query_params, "validate_only"):
+        return answer(_as_valid(wish))
     accepted = await parts.writers.submit(wish)
     access = Access(key)
     if accepted.times is not None:
@@ -74,11 +79,27 @@ async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Respo
     return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | _replayed(accepted))
 
 
+def _as_valid(wish: Submission) -> dict[str, Any]:
+    """What would be submitted."""
+    now = datetime.now(UTC)
+    due_at = max(now, wish.run_at or now + timedelta(seconds=wish.delay))
+    return {
+        "command": wish.command,
+        "queue": wish.queue,
+        "state": "scheduled" if due_at > now else "queued",
+        "due_at": due_at,
+        "expires_at": wish.expires_at,
+        "priority": wish.priority,
+        "max_failures": wish.max_failures,
+        "labels": wish.labels or {},
+    }
+
+
 def _replayed(accepted: Accepted) -> dict[str, str]:
-    if not accepted.repeated:
-        return {}
-    metrics.REPEATED.inc()
-    return {"idempotency-replayed": "true"}
+    if accepted.repeated:
+        metrics.REPEATED.inc()
+        return {"idempotency-replayed": "true"}
+    return {"haulier-unique": "held"} if accepted.held else {}
 
 
 def _receipt(shown: dict[str, Any], headers: dict[str, str], status: int = 202) -> Response:
@@ -89,19 +110,23 @@ def document() -> dict[str, Any]:
     """The route's part of the OpenAPI document."""
     responses: Responses = {
         "200": {
-            "description": "It has ended while the answer waited for it, as `Prefer: wait` asked",
+            "description": "It has ended while the answer waited for it, as `Prefer: wait` asked; or, with `validate_only`, what would be submitted",
             "headers": {
                 "Location": header("the job"),
                 "Idempotency-Replayed": header("true for a repeat with the same key and body"),
+                "Haulier-Unique": header("held: this is the job that holds the unique key; nothing new was accepted"),
                 "Preference-Applied": header("what of Prefer was honoured"),
             },
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}},
+            "content": {
+                "application/json": {"schema": {"anyOf": [{"$ref": "#/components/schemas/JobView"}, ValidView.model_json_schema()]}}
+            },
         },
         "202": {
             "description": "Accepted: the job is durably kept. With `Idempotency-Replayed: true` it was accepted before.",
             "headers": {
                 "Location": header("the job"),
                 "Idempotency-Replayed": header("true for a repeat with the same key and body"),
+                "Haulier-Unique": header("held: this is the job that holds the unique key; nothing new was accepted"),
                 "Retry-After": header("seconds until asking again is worthwhile"),
                 "Preference-Applied": header("what of Prefer was honoured"),
             },
@@ -109,7 +134,9 @@ def document() -> dict[str, Any]:
         },
         **{
             str(status): problem
-            for status, problem in problems(408, "key-in-flight", 410, 413, 415, "invalid", "key-reused", "unknown-command").items()
+            for status, problem in problems(
+                408, "key-in-flight", "unique-held", 410, 413, 415, "invalid", "key-reused", "unknown-command"
+            ).items()
         },
     }
     operation: dict[str, Any] = {
@@ -132,6 +159,13 @@ def document() -> dict[str, Any]:
                 "required": False,
                 "description": "`wait=N` (RFC 7240): hold the answer for up to N seconds, at most 60, until the job has ended. `respond-async`.",
                 "schema": {"type": "string"},
+            },
+            {
+                "name": "validate_only",
+                "in": "query",
+                "required": False,
+                "description": "check everything, store nothing. Keys are not looked at: neither Idempotency-Key nor `unique`",
+                "schema": {"type": "boolean", "default": False},
             },
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": Wish.model_json_schema()}}},

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from ledger import calls, dead_letters, reading
 from ledger.dead_letters import NotDeadError, OutcomeUnknownError
 from ledger.reading import Filter, Job
+from ledger.unique import HeldError
 from producers.intake.auth import Access, Operator, Reader
 from producers.intake.contract import problems
 from producers.intake.cursor import Cursor, Limit
@@ -117,7 +118,7 @@ def show_dead_letter(request: Request, access: Reader, job_id: UUID) -> Response
     "/{job_id}/replay",
     status_code=202,
     response_model=ReplayedView,
-    responses=problems(408, "wrong-state", "unresolved-call", 413, 415, "invalid", "unknown-command"),
+    responses=problems(408, "wrong-state", "unresolved-call", "unique-held", 413, 415, "invalid", "unknown-command"),
     openapi_extra=takes(Replay),
 )
 def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: Annotated[Replay, Depends(body_of(Replay))]) -> Response:
@@ -141,7 +142,7 @@ def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: A
     status_code=202,
     response_model=ReplayedView,
     responses={200: {"model": DeadLetterView, "description": "It stays dead: to be replayed, or other calls are open"}}
-    | problems(408, "wrong-state", "unresolved-call", 413, 415, "invalid", "unknown-command"),
+    | problems(408, "wrong-state", "unresolved-call", "unique-held", 413, 415, "invalid", "unknown-command"),
     openapi_extra=takes(Resolution),
 )
 def resolve_call(request: Request, access: Operator, job_id: UUID, found: Annotated[Resolution, Depends(body_of(Resolution))]) -> Response:
@@ -191,6 +192,8 @@ def _replay(tx: Tx, job: Job, access: Access, reason: str, payload: str | None) 
         raise _not_dead(job) from None
     except OutcomeUnknownError as error:
         raise Problem("unresolved-call", str(error), members={"steps": error.steps}) from None
+    except HeldError as error:
+        raise Problem("unique-held", str(error), members={"job_id": str(error.holder)}) from None
 
 
 def _replayed(tx: Tx, parts: Parts, access: Access, before: Job) -> Response:

@@ -116,16 +116,25 @@ def _complete(operation: Operation, *, behind_a_key: bool) -> None:
 
 def _share_schemas(operation: Operation, schemas: dict[str, Any]) -> None:
     """Move a body's schema, and what it defines, to the components: references within it are from the document's root."""
-    for content in operation.get("requestBody", {}).get("content", {}).values():
+    bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+    for content in (content for body in bodies for content in body.get("content", {}).values()):
         schema = content.get("schema", {})
-        if schema.get("type") == "object" and "title" in schema:
-            own = orjson.loads(orjson.dumps(schema).replace(b"#/$defs/", b"#/components/schemas/"))
-            schemas.update(own.pop("$defs", {}))
-            examples = own.pop("examples", [])
-            schemas[own["title"]] = own
-            content["schema"] = {"$ref": f"#/components/schemas/{own['title']}"}
-            if examples:
-                content.setdefault("examples", {str(n): {"value": example} for n, example in enumerate(examples, start=1)})
+        examples = schema.pop("examples", [])
+        if schema:
+            content["schema"] = _share(schema, schemas)
+        if "anyOf" in schema:
+            schema["anyOf"] = [_share(each, schemas) for each in schema["anyOf"]]
+        if examples:
+            content.setdefault("examples", {str(n): {"value": example} for n, example in enumerate(examples, start=1)})
+
+
+def _share(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type") != "object" or "title" not in schema:
+        return schema
+    own = orjson.loads(orjson.dumps(schema).replace(b"#/$defs/", b"#/components/schemas/"))
+    schemas.update(own.pop("$defs", {}))
+    schemas[own["title"]] = own
+    return {"$ref": f"#/components/schemas/{own['title']}"}
 
 
 def _show_problems(document: Document) -> None:

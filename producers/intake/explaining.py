@@ -80,6 +80,12 @@ EXPLANATIONS = {
         "Repeat it after `Retry-After`: the answer is then the job of the first.",
         "a submission with this Idempotency-Key is still being accepted",
     ),
+    "unique-held": Explanation(
+        "Another job of this command holds the unique key; `job_id` names it. Nothing was accepted, or replayed.",
+        "Follow that job; or submit with `on_conflict` of `return` or `replace`.",
+        "the unique key 'cart-17' is held by job 0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f; nothing was accepted",
+        members={"job_id": "0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f"},
+    ),
     "wrong-state": Explanation(
         "The job's state does not allow it: a final job is not cancelled, one that is not dead is not replayed. Nothing changed.",
         "Read the job; `state` says where it stands.",

@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 
 from config.settings import Settings
@@ -83,6 +83,14 @@ def read_key(headers: Headers) -> str | None:
         return check_key(text)
     except ValueError as error:
         raise Problem("malformed-request", f"the header Idempotency-Key is malformed: {error}") from None
+
+
+def read_flag(query: QueryParams, name: str) -> bool:
+    """A query parameter that is true or false, and false where it is not given. Raises Problem for anything else."""
+    values = query.getlist(name)
+    if len(values) > 1 or (values and values[0] not in {"true", "false"}):
+        raise Problem("malformed-request", f"{name} must be true or false, once")
+    return values == ["true"]
 
 
 def read_traceparent(headers: Headers) -> str | None:

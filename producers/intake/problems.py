@@ -43,6 +43,7 @@ KINDS = {
     "not-acceptable": Kind(406, "There is no such representation"),
     "request-timeout": Kind(408, "The body did not arrive in time"),
     "key-in-flight": Kind(409, "The same Idempotency-Key is still being accepted"),
+    "unique-held": Kind(409, "Another job holds the unique key"),
     "wrong-state": Kind(409, "The state does not allow it"),
     "unresolved-call": Kind(409, "The outcome of a call to the outside is unknown"),
     "slug-taken": Kind(409, "Another tenant has this slug"),

@@ -20,10 +20,11 @@ import structlog
 
 from ledger.connection import Database
 from ledger.jobs import Submission
+from ledger.unique import name_of
 from ledger.waking import Waker
 from producers.intake import metrics
 from producers.intake.problems import Problem, outcome_unknown, unavailable
-from producers.intake.writing import Accepted, Answer, KeyTaken, Link
+from producers.intake.writing import Accepted, Answer, KeyTaken, Link, UniqueHeld
 
 log = structlog.get_logger()
 
@@ -52,9 +53,10 @@ class Pending:
     alone: bool = False
 
     @property
-    def name(self) -> tuple[int, str | None]:
-        """Its idempotency key, which is the tenant's own."""
-        return self.submission.tenant_id, self.submission.key
+    def name(self) -> tuple[int | str | None, ...]:
+        """What it may wait for while another transaction has it: its unique key, or else its idempotency key. Both are the tenant's own."""
+        wish = self.submission
+        return (wish.tenant_id, wish.key) if wish.unique is None else name_of(wish)
 
     def give_up(self) -> Problem:
         return outcome_unknown() if self.sent or self.lost else unavailable()
@@ -70,7 +72,7 @@ class Writers:
         self._waiting: deque[Pending] = deque()
         #: Those that met a lock. One thread at a time sees to them, so that the others always serve those that need not wait.
         self._locked: deque[Pending] = deque()
-        self._locked_keys: Counter[tuple[int, str | None]] = Counter()
+        self._locked_keys: Counter[tuple[int | str | None, ...]] = Counter()
         self._at_locked = False
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -233,7 +235,7 @@ class Writers:
     def _wait_for_lock(self, member: Pending) -> None:
         """Its key is being accepted in somebody else's transaction: it waits aside, until its time is up."""
         if time.monotonic() > member.since + self._database.deadlines.lock:
-            detail = "another request with this Idempotency-Key is still being accepted"
+            detail = "another request with this Idempotency-Key, or this unique key, is still being accepted"
             busy = Problem("key-in-flight", detail, headers={"retry-after": "1"})
             self._resolve([(member, member.give_up() if member.lost else busy)])
             return
@@ -267,6 +269,12 @@ class Writers:
             answers[0][0].loop.call_soon_threadsafe(_tell, answers)
 
 
+def unique_held(wish: Submission, answer: UniqueHeld) -> Problem:
+    assert wish.unique is not None
+    detail = f"the unique key {wish.unique.key!r} is held by job {answer.holder}; nothing was accepted"
+    return Problem("unique-held", detail, errors=[("/unique", detail)], members={"job_id": str(answer.holder)})
+
+
 def _tell(answers: Sequence[tuple[Pending, Answer | Exception]]) -> None:
     for member, answer in answers:
         if member.answer.done():
@@ -277,5 +285,7 @@ def _tell(answers: Sequence[tuple[Pending, Answer | Exception]]) -> None:
             case KeyTaken():
                 detail = "this Idempotency-Key was used before for another body; nothing was accepted"
                 member.answer.set_exception(Problem("key-reused", detail))
+            case UniqueHeld():
+                member.answer.set_exception(unique_held(member.submission, answer))
             case _:
                 member.answer.set_exception(answer)

@@ -61,6 +61,19 @@ class JobView(View):
     original_payload: Any = Field(None, description="for keys with `payloads`: as it was before a replay edited it")
 
 
+class ValidView(View):
+    """What a submission would become; nothing of it is stored."""
+
+    command: str
+    queue: str
+    state: Literal["scheduled", "queued"]
+    due_at: datetime
+    expires_at: datetime | None
+    priority: int
+    max_failures: int
+    labels: dict[str, str]
+
+
 class ReplayedView(JobView):
     expiry_dropped: bool = Field(description="its `expires_at` had to go, so that it can run again")
 

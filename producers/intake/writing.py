@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,20 +11,24 @@ import psycopg
 import structlog
 
 from config import failpoints
-from ledger import jobs
+from ledger import jobs, unique
 from ledger.connection import Database
 from ledger.jobs import Submission, Times
+from ledger.unique import Outcome
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """It is committed. `repeated`: under this key it was accepted before. `times` is None where they have to be looked up."""
+    """It is committed. `repeated`: under this key it was accepted before. `held`: it is another job, which holds the unique key.
+    `times` is None where they have to be looked up.
+    """
 
     job_id: UUID
     repeated: bool = False
     times: Times | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,14 @@ class KeyTaken:
     """The idempotency key names another wish."""
 
 
-Answer = Accepted | KeyTaken
+@dataclass(frozen=True, slots=True)
+class UniqueHeld:
+    """Another job holds the unique key, and the wish was to be refused then."""
+
+    holder: UUID
+
+
+Answer = Accepted | KeyTaken | UniqueHeld
 
 SET_PATIENCE = "select set_config('lock_timeout', %s, false)"
 
@@ -79,10 +90,10 @@ class Link:
         assert connection is not None
         with self._database.watchdog.guard(connection, self._database.deadlines.call):
             failpoints.reach("intake.before_commit")
-            new = jobs.submit(connection, submissions, wake=True)  # in autocommit: the statement is the transaction
+            outcome = self._submit(connection, submissions)
             failpoints.reach("intake.after_commit")
             try:
-                answers = self._read_answers(connection, submissions, new)
+                answers = [self._answer(connection, wish, outcome) for wish in submissions]
             except psycopg.Error:
                 self.close()  # the set is committed: whatever goes wrong from here on is a loss, and no refusal
                 raise
@@ -91,10 +102,18 @@ class Link:
         self._outage = False
         return answers
 
-    def _read_answers(
-        self, connection: psycopg.Connection[Any], submissions: Sequence[Submission], new: Mapping[UUID, Times]
-    ) -> list[Answer]:
-        return [Accepted(wish.id, times=new[wish.id]) if wish.id in new else self._settle(connection, wish) for wish in submissions]
+    def _submit(self, connection: psycopg.Connection[Any], submissions: Sequence[Submission]) -> Outcome:
+        if any(wish.unique for wish in submissions):
+            with connection.transaction():
+                return unique.submit(connection, submissions, wake=True)
+        return Outcome(jobs.submit(connection, submissions, wake=True))  # in autocommit: the statement is the transaction
+
+    def _answer(self, connection: psycopg.Connection[Any], wish: Submission, outcome: Outcome) -> Answer:
+        if wish.id in outcome.new:
+            return Accepted(wish.id, times=outcome.new[wish.id])
+        if held := outcome.held.get(wish.id):
+            return UniqueHeld(held.holder) if held.refused else Accepted(held.holder, held=True)
+        return self._settle(connection, wish)
 
     def _settle(self, connection: psycopg.Connection[Any], wish: Submission) -> Answer:
         """It was not new: either its key was taken, or an earlier try of this very submission has been committed after all."""

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from ledger.connection import Database
-from producers.intake.views import JobView
+from producers.intake.views import JobView, ValidView
 from tests.intake.commands import HANDLERS
 from tests.intake.conftest import NOTE, Api, Worker, count
 
@@ -204,7 +204,6 @@ def in_days(days: float) -> str:
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
-        ({"unique": {"key": "k"}}, "/unique"),
         ({"callback": "x"}, "/callback"),
         ({"queue": "x"}, "/queue"),
         ({"priority": 101}, "/priority"),
@@ -245,10 +244,33 @@ def test_a_field_within_its_bounds_is_accepted(api: Api, fields: dict[str, objec
     assert api.submit({**NOTE, **fields}).status_code == 202
 
 
-def test_what_comes_later_is_refused_until_then(api: Api, database: Database):
-    tried = api.post("/v1/jobs?validate_only=true", NOTE)
-    batch = api.post("/v1/jobs/batch", [NOTE])
+def test_validate_only_says_what_would_be_submitted_and_stores_nothing(api: Api, database: Database):
+    at = in_days(1)
+    full = {**NOTE, "run_at": at, "expires_at": in_days(2), "priority": 3, "max_failures": 2, "labels": {"a": "b"}, "unique": {"key": "k"}}
 
-    assert tried.status_code == 400
-    assert batch.status_code in {404, 405}
+    plain = api.post("/v1/jobs?validate_only=true", NOTE, headers={"idempotency-key": "k"})
+    later = api.post("/v1/jobs?validate_only=true", full)
+    after = [count(database, api, table) for table in ("jobs", "idempotency_keys", "unique_keys")]
+
+    assert (plain.status_code, later.status_code) == (200, 200)
+    assert ValidView.model_validate(plain.json()).state == "queued"
+    shown = ValidView.model_validate(later.json())
+    assert (shown.command, shown.queue, shown.state, shown.priority) == ("tests.note", "notes", "scheduled", 3)
+    assert (shown.due_at, shown.max_failures, shown.labels) == (datetime.fromisoformat(at), 2, {"a": "b"})
+    assert after == [0, 0, 0]
+    assert api.submit({**NOTE, "priority": 9}, key="k").status_code == 202
+    assert api.post("/v1/jobs?validate_only=false", NOTE).status_code == 202
+
+
+def test_validate_only_refuses_what_a_submission_would_be_refused_for(api: Api, database: Database):
+    wrong = [{"command": "tests.ntoe", "payload": {}}, {"command": "tests.note", "payload": {}}, {**NOTE, "priority": 101}, []]
+
+    for body in wrong:
+        tried, real = api.post("/v1/jobs?validate_only=true", body), api.post("/v1/jobs", body)
+
+        assert tried.status_code == 422
+        assert tried.json() == real.json()
+    assert api.post("/v1/jobs?validate_only=true", NOTE, "viewer").status_code == 403
+    assert api.post("/v1/jobs?validate_only=yes", NOTE).status_code == 400
+    assert api.post("/v1/jobs?validate_only=true&validate_only=false", NOTE).status_code == 400
     assert count(database, api) == 0

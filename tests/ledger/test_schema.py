@@ -41,7 +41,7 @@ def test_a_release_says_what_to_do_about_a_schema_that_is_behind(empty_database_
     with database.handlers.connect() as connection:
         assert problem(connection) is None
     with behind.handlers.connect() as connection:
-        assert problem(connection) == "the schema is at nothing, this release needs 0003; run `haulier migrate`"
+        assert problem(connection) == "the schema is at nothing, this release needs 0004; run `haulier migrate`"
     with database.handlers.begin() as connection:
         connection.exec_driver_sql("update haulier.migrations set version_num = '9999'")
         assert problem(connection) is None  # a later release has been here; its migrations leave this one what it needs
