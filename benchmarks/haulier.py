@@ -6,6 +6,7 @@ A backlog is held by stopping the relay (SIGSTOP), and has ended when the ledger
 from __future__ import annotations
 
 import http.client
+import secrets
 import signal
 import sys
 from http import HTTPStatus
@@ -17,10 +18,12 @@ import psycopg
 from benchmarks.commands import HANDLERS, QUEUE
 from benchmarks.contender import DATA, WORKER_PROCESSES, Place, await_
 from config.ids import uuid7
+from console.logins import log_in_as
 from console.servers.process import free_port
 from ledger import jobs, keys, workers
 from ledger.jobs import Submission
 from ledger.migrate import migrate
+from ledger.roles import add_account
 from pipelines.load import describe
 
 THREADS = 2
@@ -34,12 +37,19 @@ WORK_IS_MEASURED: LiteralString = "select count(*) > 0 from haulier.commands whe
 ENDED: LiteralString = "select extract(epoch from max(finished_at))::float8 from haulier.jobs having bool_and(state = 'succeeded')"
 
 
+#: What its handlers need of `effect.TABLES`.
+RIGHTS: LiteralString = (
+    "grant usage on schema bench to haulier_handler; grant select, insert, update on all tables in schema bench to haulier_handler"
+)
+
+
 class Haulier:
     def __init__(self, place: Place, *, over_http: bool) -> None:
         self._place = place
         migrate(place.database_url)
         self._database: psycopg.Connection[Any] = psycopg.connect(place.database_url, autocommit=True)
         workers.remember_commands(self._database, describe(HANDLERS))
+        self._database.execute(RIGHTS)
         tenant = keys.add_tenant(self._database, "bench", "Benchmark")
         assert tenant is not None
         self._tenant = tenant.id
@@ -76,8 +86,11 @@ class Haulier:
         self._database.close()
 
     def _start(self, role: str, **environment: str) -> Any:
+        name, password = f"bench_{role}", secrets.token_urlsafe()
+        with self._database.transaction():
+            add_account(self._database, name, password, role)
         own = {
-            "HAULIER_DATABASE_URL": self._place.database_url,
+            "HAULIER_DATABASE_URL": log_in_as(self._place.database_url, name, password),
             "HAULIER_BROKER_URL": self._place.broker_url,
             "HAULIER_HANDLERS": "benchmarks.commands:HANDLERS",
             "BENCH_RECORDS": str(self._place.reader.directory),

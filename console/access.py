@@ -16,6 +16,7 @@ from console.starting import AWAY, read_settings
 from ledger import keys as ledger_keys
 from ledger.connection import Database
 from ledger.keys import ROLES, Key, Tenant
+from ledger.roles import Role
 
 tenants = typer.Typer(help="Tenants: whose jobs are whose.", no_args_is_help=True)
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -99,11 +100,22 @@ def revoke_key(prefix: Annotated[str, typer.Argument(help="what stands between h
 
 @contextmanager
 def ledger() -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the database of the settings."""
-    database = Database(read_settings().need_database(), size=1, name="haulier console")
+    """A connection to the database of the settings, as an operator."""
+    with connected(Role.OPERATOR) as tx:
+        yield tx
+
+
+@contextmanager
+def connected(role: Role | None) -> Iterator[psycopg.Connection[Any]]:
+    """The same in another role, or as the account itself."""
+    database = Database(read_settings().need_database(), role, size=1, name="haulier console")
     try:
         with database.plumbing() as tx:
             yield tx
+    except psycopg.errors.InvalidParameterValue as error:  # a role that is not there, or not to be assumed
+        raise FailedError(
+            f"{str(error).strip()}; work as the owner of the database, or with a login for console (`haulier logins`)"
+        ) from None
     except AWAY as error:
         raise FailedError(f"the database cannot be reached: {str(error).strip()}") from None
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):

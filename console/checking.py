@@ -15,15 +15,15 @@ from config.transport import topology
 from config.transport.connection import AWAY as BROKER_AWAY
 from config.transport.connection import parameters
 from console.printing import Json, print_facts, print_json, print_table
-from console.starting import AWAY, load_handlers, problems_of, read_settings
-from ledger.connection import Database
+from console.starting import AWAY, account_problems, load_handlers, problems_of, read_settings
+from ledger.roles import SERVICES
 from pipelines.load import queues_of
 
 
 def check(as_json: Json = False) -> None:
     """Check settings, connections, schema and topology; says what to do about what is wrong."""
     settings = read_settings()
-    checks: dict[str, Callable[[Settings], list[str]]] = {"database": _check_database, "broker": _check_broker}
+    checks: dict[str, Callable[[Settings], list[str]]] = {"database": _check_database, "account": _check_account, "broker": _check_broker}
     settings.need_database()
     settings.need_broker()
     if settings.redis_url is not None:
@@ -41,13 +41,20 @@ def check(as_json: Json = False) -> None:
 
 
 def _check_database(settings: Settings) -> list[str]:
-    database = Database(settings.need_database(), size=1, name="haulier check")
     try:
-        return problems_of(database)
+        return problems_of(settings.need_database())
     except AWAY as error:
         return [f"it cannot be reached ({_first_line(error)}); start it, or correct HAULIER_DATABASE_URL"]
-    finally:
-        database.close()
+
+
+def _check_account(settings: Settings) -> list[str]:
+    """Whether the account that logs in may run a service, whichever."""
+    url = settings.need_database()
+    try:
+        found = [account_problems(url, roles) for roles in SERVICES.values()]
+    except AWAY:
+        return ["whether it may work here is not known while the database is away"]
+    return min(found, key=len)
 
 
 def _check_broker(settings: Settings) -> list[str]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "work": "console.processes:work",
     "upkeep": "console.processes:upkeep",
     "migrate": "console.migrating:migrate",
+    "logins": "console.logins:logins",
     "check": "console.checking:check",
     "submit": "console.jobs:submit",
     "jobs": "console.jobs:jobs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 from sqlalchemy import create_engine
 
 from config import logs
@@ -21,6 +22,8 @@ def migrate() -> None:
     try:
         create_everything(url)
         introduce(url, handlers)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise FailedError("; ".join(part for part in (error.diag.message_primary, error.diag.message_hint) if part)) from None
     except AWAY as error:
         raise FailedError(f"the database cannot be reached: {str(error).strip()}") from None
     print("the database is ready for this release")

@@ -9,6 +9,7 @@ import typer
 from console.failing import WrongUseError
 from console.starting import begin, begin_without_waiting, read_settings
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.load import queues_of
 from producers.intake.serve import make_server
 from producers.relay.serve import relay as run_relay
@@ -19,8 +20,8 @@ from workers.runner import work as run_workers
 def serve() -> None:
     """Run an intake: the HTTP door, at HAULIER_HOST and HAULIER_PORT."""
     settings = read_settings()
-    handlers = begin_without_waiting(settings)
-    database = Database(settings.need_database(), size=16, name="haulier intake")
+    handlers = begin_without_waiting(settings, "serve")
+    database = Database(settings.need_database(), Role.INTAKE, size=16, name="haulier intake")
     server = make_server(settings, database, handlers)
     server.run()
     database.close()
@@ -31,7 +32,7 @@ def relay() -> None:
     """Run a relay: carry what is due from the ledger to RabbitMQ."""
     settings = read_settings()
     settings.need_broker()
-    handlers = begin(settings)
+    handlers = begin(settings, "relay")
     raise typer.Exit(run_relay(settings, queues_of(handlers)))
 
 
@@ -43,7 +44,7 @@ def work(
     """Run workers: processes that carry out jobs, each replaced when it dies."""
     settings = read_settings(processes=processes, threads=threads)
     settings.need_broker()
-    known = queues_of(begin(settings))
+    known = queues_of(begin(settings, "work"))
     wanted = known if queues is None else [name.strip() for name in queues.split(",") if name.strip()]
     unknown = sorted(set(wanted) - set(known))
     if unknown or not wanted:
@@ -55,5 +56,5 @@ def upkeep() -> None:
     """Run upkeep: rescue, expire, archive, and watch what RabbitMQ gave up."""
     settings = read_settings()
     settings.need_broker()
-    begin(settings)
+    begin(settings, "upkeep")
     raise typer.Exit(keep(settings))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -18,6 +21,8 @@ from console.failing import FailedError, WrongUseError
 from ledger import workers
 from ledger.connection import Database
 from ledger.migrate import problem
+from ledger.roles import SERVICES, Role
+from ledger.roles import problems as role_problems
 from pipelines.command import Handler
 from pipelines.load import describe, load
 
@@ -49,39 +54,48 @@ def load_handlers(settings: Settings) -> Mapping[str, Handler]:
     return handlers
 
 
-def begin(settings: Settings) -> Mapping[str, Handler]:
-    """For a process that cannot work without the ledger: waits for one that is away. Raises FailedError for one that is unfit."""
+def begin(settings: Settings, service: str) -> Mapping[str, Handler]:
+    """For a process that cannot work without the ledger: waits for one that is away. Raises FailedError for one that is unfit, or an
+    account that must not work (see `ledger.roles`).
+    """
     logs.configure(settings.log_format)
     handlers = load_handlers(settings)
     url = settings.need_database()
-    ride_out("the database", lambda: introduce(url, handlers), AWAY)
+    ride_out("the database", lambda: introduce(url, handlers, SERVICES[service]), AWAY)
     return handlers
 
 
-def begin_without_waiting(settings: Settings) -> Mapping[str, Handler]:
+def begin_without_waiting(settings: Settings, service: str) -> Mapping[str, Handler]:
     """For an intake, which must answer (503) while the ledger is away."""
     logs.configure(settings.log_format)
     handlers = load_handlers(settings)
     url = settings.need_database()
+    roles = SERVICES[service]
     try:
-        introduce(url, handlers)
+        introduce(url, handlers, roles)
     except AWAY as error:
         log.warning("the database is away; starting all the same", error=str(error).strip())
-        threading.Thread(target=ride_out, args=("the database", lambda: introduce(url, handlers), AWAY), daemon=True).start()
+        threading.Thread(target=_introduce_later, args=(url, handlers, roles), daemon=True).start()
     return handlers
 
 
-def introduce(url: str, handlers: Mapping[str, Handler]) -> None:
-    """Tell the ledger which commands there are. Raises FailedError when it is not fit to be worked on."""
-    database = Database(url, size=1, name="haulier start")
+def _introduce_later(url: str, handlers: Mapping[str, Handler], roles: Sequence[Role]) -> None:
     try:
-        problems = problems_of(database)
-        if problems:
-            raise FailedError("; ".join(problems))
-        with database.plumbing() as tx:
-            workers.remember_commands(tx, describe(handlers))
-    finally:
-        database.close()
+        ride_out("the database", lambda: introduce(url, handlers, roles), AWAY)
+    except FailedError as error:
+        log.error("the database is back, and must not be worked on; leaving", error=str(error))  # noqa: TRY400  (told as a sentence)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def introduce(url: str, handlers: Mapping[str, Handler], roles: Sequence[Role] = ()) -> None:
+    """Tell the ledger which commands there are, in the first of the roles. Raises FailedError when it is not fit to be worked on, or when
+    the account that logs in must not work in these roles. Without roles it is the account's own work (migrate, dev).
+    """
+    problems = problems_of(url) + (account_problems(url, roles) if roles else [])
+    if problems:
+        raise FailedError("; ".join(problems))
+    with _connected(url, roles[0] if roles else None) as tx:
+        workers.remember_commands(tx, describe(handlers))
 
 
 NOT_DURABLE = """
@@ -89,11 +103,26 @@ select name from pg_settings where name in ('fsync', 'full_page_writes', 'synchr
 """
 
 
-def problems_of(database: Database) -> list[str]:
+def problems_of(url: str) -> list[str]:
     """Why the ledger must not be worked on, a sentence each: an old schema, or a server that forgets what it has committed."""
-    with database.handlers.connect() as connection:
-        schema = problem(connection)
-    with database.plumbing() as tx:
+    with _connected(url) as tx:
+        schema = problem(tx)
         off = [row[0] for row in tx.execute(NOT_DURABLE)]
     forgetful = f"Postgres runs with {', '.join(off)} off and may forget what it has committed; turn it on" if off else None
     return [each for each in (schema, forgetful) if each]
+
+
+def account_problems(url: str, roles: Sequence[Role]) -> list[str]:
+    """Why the account that logs in must not work in these roles, a sentence each."""
+    with _connected(url) as tx:
+        return role_problems(tx, roles)
+
+
+@contextlib.contextmanager
+def _connected(url: str, role: Role | None = None) -> Iterator[psycopg.Connection[Any]]:
+    database = Database(url, role, size=1, name="haulier start")
+    try:
+        with database.plumbing() as tx:
+            yield tx
+    finally:
+        database.close()

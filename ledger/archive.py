@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
-from psycopg import Connection, sql
+from psycopg import Connection
 
 Tx = Connection[Any]
 
@@ -82,25 +82,20 @@ def archive(tx: Tx, age: timedelta, after: UUID | None, limit: int = 500) -> Arc
     return Archived(len(ids), moved, ids[-1])
 
 
+# Functions of the schema, for a partition is made and dropped by the owner of its parent: migrations/0005_roles.sql.
+OPEN = "select haulier.open_archive(%s)"
+DROP = "select haulier.drop_archive(%s)"
+
+
 def open_partitions(tx: Tx, today: date, ahead: int = 2) -> None:
     """See to it that today and the next days have a partition."""
     for day in (today + timedelta(days=n) for n in range(-1, ahead + 1)):
-        tx.execute(
-            sql.SQL("create table if not exists haulier.{} partition of haulier.archive for values from ({}) to ({})").format(
-                sql.Identifier(_name(day)), sql.Literal(day.isoformat()), sql.Literal((day + timedelta(days=1)).isoformat())
-            )
-        )
+        tx.execute(OPEN, (day,))
 
 
 def drop_partitions(tx: Tx, before: date) -> list[str]:
     """Drop every partition of the days before: a file is unlinked, nothing is vacuumed. Returns the names."""
-    rows = tx.execute(
-        "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'haulier.archive'::regclass"
-    )
-    old = sorted(name for (name,) in rows if name < _name(before))
-    for name in old:
-        tx.execute(sql.SQL("drop table haulier.{}").format(sql.Identifier(name)))
-    return old
+    return [row[0] for row in tx.execute(DROP, (before,))]
 
 
 def forget_keys(tx: Tx, limit: int = 1000) -> int:
@@ -113,7 +108,3 @@ delete from haulier.idempotency_keys k
  using (select tenant_id, key from haulier.idempotency_keys where expires_at < now() order by expires_at limit %s for update skip locked) old
  where k.tenant_id = old.tenant_id and k.key = old.key
 """
-
-
-def _name(day: date) -> str:
-    return f"archive_{day:%Y%m%d}"

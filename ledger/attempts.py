@@ -16,7 +16,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import Escaping
 
-from ledger.connection import OPEN, JsonText, send
+from ledger.connection import JsonText, opening, send
 
 Tx = Connection[Any]
 
@@ -143,7 +143,7 @@ def decline(tx: Tx, ids: Sequence[UUID], commands: Sequence[str]) -> int:
     return tx.execute(DECLINE, (list(ids), list(commands))).rowcount
 
 
-# The function is in migrations/0002_cheaper_settling.sql. It raises for a lost lease, so that the commit sent along with it cannot happen.
+# The function is in migrations/0005_roles.sql. It raises for a lost lease, so that the commit sent along with it cannot happen.
 COMPLETE = b"select haulier.complete('%s', %d, '%s', %s, %s); %s"
 
 LEASE_LOST = "LL001"
@@ -170,14 +170,15 @@ select id from settled
 """
 
 
-def complete(tx: Tx, lease: Lease, result: str | None, log: str | None = None, *, chain: bool = False) -> None:
+def complete(tx: Tx, lease: Lease, result: str | None, log: str | None = None, *, chain: int | None = None) -> None:
     """Write one success and commit the transaction that holds its effects, in one round trip. Result and log are JSON text.
-    `chain` opens the next transaction with it. Raises LeaseLostError: nothing is committed, and the caller rolls back.
+    `chain` opens the next transaction with it, for the tenant of that number. Raises LeaseLostError: nothing is committed, and the
+    caller rolls back.
 
     A statement of its own: for one job it costs two thirds of the one for sets.
     """
     job, worker = lease.job_id.hex.encode(), lease.worker_id.hex.encode()
-    commit = b"commit; " + OPEN if chain else b"commit"
+    commit = b"commit" if chain is None else b"commit; " + opening(chain)
     try:
         send(tx, COMPLETE % (job, lease.attempt, worker, _literal(tx, result), _literal(tx, log), commit))
     except psycopg.DatabaseError as error:

@@ -17,11 +17,13 @@ from typing import Any, cast
 
 import orjson
 import psycopg
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy import Connection as SqlalchemyConnection
+
+from ledger.roles import Role
 
 set_json_loads(orjson.loads)
 
@@ -51,14 +53,17 @@ def sqlalchemy_url(url: str) -> URL:
 
 
 class Database:
-    """The ledger's connections of one process: `plumbing()` for our own statements, `handlers` for what handlers write.
+    """The ledger's connections of one process: `plumbing()` for our own statements, `transaction()` for what is done on behalf of a key,
+    `handlers` for what handlers write.
 
+    `role` is what the plumbing assumes; without one it works as the account that logs in (an owner who migrates, a test that inspects).
     `by_index`: the plumbing of this process only has statements that go by index (workers, upkeep; not whoever reads for people).
     """
 
     def __init__(
         self,
         url: str,
+        role: Role | None = None,
         *,
         size: int = 4,
         deadlines: Deadlines | None = None,
@@ -67,25 +72,54 @@ class Database:
         by_index: bool = False,
     ) -> None:
         self.url = url
+        self.role = role
         self.deadlines = deadlines or Deadlines()
         self.watchdog = Watchdog()
         self._name = name
         self._durable = durable
         self._size = size
-        self._engine = self._create("AUTOCOMMIT", self.deadlines.statement, BY_INDEX if by_index else "")
+        self._engine = self._create(role, "AUTOCOMMIT", self.deadlines.statement, BY_INDEX if by_index else "")
+        self._bound: dict[Role, Engine] = {}
         self._handlers: Engine | None = None
+        self._lock = threading.Lock()
 
     @property
     def handlers(self) -> Engine:
         """An engine of its own for handlers: their transactions may take longer than ours, up to the attempt's own timeout."""
-        if self._handlers is None:
-            self._handlers = self._create("READ COMMITTED", 0)
-        return self._handlers
+        with self._lock:
+            if self._handlers is None:
+                self._handlers = self._create(Role.HANDLER if self.role else None, "READ COMMITTED", 0)
+            return self._handlers
 
     @contextlib.contextmanager
     def plumbing(self, deadline: float | None = None) -> Iterator[psycopg.Connection[Any]]:
         """A driver connection in autocommit. Raises psycopg.OperationalError when the whole use takes longer than the deadline."""
-        proxied = self._engine.raw_connection()
+        with self._pooled(self._engine, deadline) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def transaction(self, role: Role, tenant_id: int | None, deadline: float | None = None) -> Iterator[psycopg.Connection[Any]]:
+        """A transaction as `role`, bound to a tenant if one is given: committed at the block's end, rolled back when the block raises.
+
+        What a tenant's connection keeps ends with its transaction. Raises RuntimeError when the block has hidden an error of a statement.
+        """
+        with self._lock:
+            engine = self._bound.get(role) or self._bound.setdefault(role, self._create(role, "AUTOCOMMIT", self.deadlines.statement))
+        with self._pooled(engine, deadline) as connection:
+            send(connection, opening(tenant_id))
+            try:
+                yield connection
+                if connection.info.transaction_status is TransactionStatus.INERROR:
+                    raise RuntimeError("a statement failed and its error was hidden; the transaction cannot be committed")
+            except BaseException:
+                with contextlib.suppress(psycopg.Error):  # broken, and the transaction with it
+                    send(connection, b"rollback")
+                raise
+            send(connection, b"commit")
+
+    @contextlib.contextmanager
+    def _pooled(self, engine: Engine, deadline: float | None) -> Iterator[psycopg.Connection[Any]]:
+        proxied = engine.raw_connection()
         connection = cast("psycopg.Connection[Any]", proxied.driver_connection)
         try:
             with self.watchdog.guard(connection, deadline or self.deadlines.call):
@@ -100,7 +134,7 @@ class Database:
 
     def connect(self, *, durable: bool | None = None) -> psycopg.Connection[Any]:
         """A connection of one's own, outside the pool (the relay's, a listener's, a worker thread's), in autocommit."""
-        arguments = self._arguments(self.deadlines.statement)
+        arguments = self._arguments(self.role, self.deadlines.statement)
         arguments["options"] += BY_INDEX
         if not (self._durable if durable is None else durable):
             arguments["options"] += " -c synchronous_commit=off"
@@ -109,13 +143,13 @@ class Database:
         return connection
 
     def close(self) -> None:
-        self._engine.dispose()
-        if self._handlers is not None:
-            self._handlers.dispose()
+        for engine in (self._engine, self._handlers, *self._bound.values()):
+            if engine is not None:
+                engine.dispose()
         self.watchdog.close()
 
-    def _create(self, isolation: str, statement: float, options: str = "") -> Engine:
-        arguments = self._arguments(statement)
+    def _create(self, role: Role | None, isolation: str, statement: float, options: str = "") -> Engine:
+        arguments = self._arguments(role, statement)
         arguments["options"] += options
         engine = create_engine(
             sqlalchemy_url(self.url),
@@ -129,7 +163,7 @@ class Database:
         event.listen(engine, "connect", _prepare)
         return engine
 
-    def _arguments(self, statement: float) -> dict[str, Any]:
+    def _arguments(self, role: Role | None, statement: float) -> dict[str, Any]:
         limits = {
             "statement_timeout": statement,
             "lock_timeout": self.deadlines.lock,
@@ -142,7 +176,10 @@ class Database:
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": int(self.deadlines.call * 1000),
-            "options": " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items()) + " -c search_path=public",
+            # The role from the first moment on, for the life of the connection: never SET ROLE for each use of one (CVE-2024-10976).
+            "options": " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
+            + " -c search_path=public"
+            + (f" -c role={role}" if role else ""),
             "prepare_threshold": 0,
         }
 
@@ -195,7 +232,14 @@ def driver_of(connection: SqlalchemyConnection) -> psycopg.Connection[Any]:
     return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
 
 
-OPEN = b"begin isolation level read committed"
+def opening(tenant_id: int | None) -> bytes:
+    """What begins a transaction, bound to a tenant if one is given: for as long as it lasts, and never longer (`set local`)."""
+    begin = b"begin isolation level read committed"
+    return begin if tenant_id is None else b"%s; set local haulier.tenant = '%d'" % (begin, tenant_id)
+
+
+def is_open(connection: psycopg.Connection[Any]) -> bool:
+    return connection.pgconn.transaction_status != TransactionStatus.IDLE
 
 
 def send(connection: psycopg.Connection[Any], commands: bytes) -> None:

@@ -79,7 +79,12 @@ on conflict (tenant_id, command, key) do update set job_id = u.job_id
 returning tenant_id, command, key, job_id, held_until > clock_timestamp()
 """
 
-STATES = "select id, state::text from haulier.every_job where id = any(%s)"
+# Not haulier.every_job: who writes submissions may not read all that this view holds.
+STATES = """
+select id, state::text from haulier.jobs where id = any(%(ids)s)
+union all
+select id, state::text from haulier.archive where id = any(%(ids)s)
+"""
 
 NAMED = """
 select tenant_id, key from haulier.idempotency_keys
@@ -214,7 +219,7 @@ def _lock(tx: Tx, wishes: Sequence[Submission]) -> tuple[dict[Name, UUID], dict[
 
 def _holders(tx: Tx, rows: Sequence[dict[str, Any]]) -> dict[Name, Holder]:
     found = tx.execute(LOCK, {"rows": orjson.dumps(rows).decode()}).fetchall()
-    states = dict(tx.execute(STATES, ([row[3] for row in found],)).fetchall())
+    states = dict(tx.execute(STATES, {"ids": [row[3] for row in found]}).fetchall())
     return {(tenant, command, key): Holder(job_id, holds, states.get(job_id)) for tenant, command, key, job_id, holds in found}
 
 
@@ -222,7 +227,7 @@ def _known(tx: Tx, wishes: Sequence[Submission]) -> set[object]:
     """The ids and idempotency keys of unique wishes that are there already."""
     ours = [wish for wish in wishes if wish.unique is not None]
     keyed = [wish for wish in ours if wish.key is not None]
-    known: set[object] = {row[0] for row in tx.execute(STATES, ([wish.id for wish in ours],))}
+    known: set[object] = {row[0] for row in tx.execute(STATES, {"ids": [wish.id for wish in ours]})}
     if keyed:
         known |= set(tx.execute(NAMED, ([wish.tenant_id for wish in keyed], [wish.key for wish in keyed])))
     return known

@@ -15,12 +15,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from console.logins import log_in_as
 from console.servers.find import rabbitmq_node as find_rabbitmq
 from console.servers.find import redis_server as find_redis
 from console.servers.postgres import PostgresServer, debian_binaries
 from console.servers.rabbitmq import RabbitmqNode
 from console.servers.redis import RedisServer
 from ledger.migrate import migrate
+from ledger.roles import add_account
 
 TEMPLATE = "haulier_template"
 
@@ -98,6 +100,13 @@ def fresh_database(server: PostgresServer, template: str) -> Iterator[str]:
         yield server.database_url(name)
     finally:
         administer(server, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def service_url(database_url: str, service: str) -> str:
+    """How that service logs in to this database: with an account of its own, that is neither owner nor superuser."""
+    with psycopg.connect(database_url) as tx:
+        add_account(tx, f"test_{service}", "of no worth", service)
+    return log_in_as(database_url, f"test_{service}", "of no worth")
 
 
 def administer(server: PostgresServer, statement: sql.Composed) -> None:

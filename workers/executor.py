@@ -19,7 +19,6 @@ import orjson
 import psycopg
 import structlog
 from psycopg import OperationalError
-from psycopg.pq import TransactionStatus
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -30,7 +29,7 @@ from config.outage import ride_out
 from config.transport.message import Message, encode
 from ledger import attempts, jobs, orphans
 from ledger.attempts import Begun, End, Lease, LeaseLostError, Success
-from ledger.connection import Database, driver_of, send
+from ledger.connection import Database, driver_of, is_open, send
 from pipelines.command import Command, Handler, Rejected, Snooze
 from workers import metrics, outcome
 from workers.delivery import Delivery
@@ -152,7 +151,7 @@ class Executor:
             if self._stopping() and at > 0:
                 self._hand_back(begun[at:])
                 break
-            success = self._run_solo(job) if job.solo else self._run_one(job, chain=at + 1 < len(begun))
+            success = self._run_solo(job) if job.solo else self._run_one(job, begun[at + 1] if at + 1 < len(begun) else None)
             if success is not None:
                 first = first if finished else time.monotonic()
                 finished.append(success)
@@ -167,14 +166,18 @@ class Executor:
             self._complete(finished, theirs)
         self._threads_own().end_transaction()
 
-    def _run_one(self, job: Begun, *, chain: bool = False) -> Success | None:
-        """One attempt. Returns a success that is still to be written, or None: its end is written. `chain`: another one follows at once."""
+    def _run_one(self, job: Begun, follower: Begun | None = None) -> Success | None:
+        """One attempt. Returns a success that is still to be written, or None: its end is written. `follower`: the one that follows at once."""
         local = self._threads_own()
         handler = self._handlers[job.command]
         lease = Lease(job.job_id, job.attempt, self.worker_id)
         tenant = self._tenant(job.tenant_id)
         plumbing = ride_out("the database", local.plumbing, (OperationalError,))
-        run = AttemptRun(job, lease, tenant, handler.timeout, plumbing, local.handlers, self._handlers, self._changes)
+
+        def connect(fresh: bool) -> Connection:
+            return local.handlers(job.tenant_id, fresh=fresh)
+
+        run = AttemptRun(job, lease, tenant, handler.timeout, plumbing, connect, self._handlers, self._changes)
         self._slots.enter(local.slot, job.job_id)
         entry = self._running.enter(lease, run, handler.timeout)
         started = time.perf_counter()
@@ -183,7 +186,7 @@ class Executor:
             if isinstance(found, Rejected | Snooze):
                 end: object = found
             else:
-                return self._succeed(run, job, lease, found, chain)
+                return self._succeed(run, job, lease, found, follower.tenant_id if follower else None)
         except LeaseLostError as lost:
             self._roll_back(run)
             metrics.LEASES_LOST.inc()
@@ -201,7 +204,7 @@ class Executor:
         self._settle(outcome.judge(handler, job, self.worker_id, end, run.lines), job)
         return None
 
-    def _succeed(self, run: AttemptRun, job: Begun, lease: Lease, found: object, chain: bool) -> Success | None:
+    def _succeed(self, run: AttemptRun, job: Begun, lease: Lease, found: object, chain: int | None) -> Success | None:
         """Write the follow-ups and the completion in the handler's own transaction; without one, leave it to the set."""
         result = _checked(_json(found))
         follow_ups = run.take_submitted()
@@ -215,6 +218,7 @@ class Executor:
             jobs.submit(driver, follow_ups)
         reach("worker.before_settle")
         attempts.complete(driver, lease, result, run.lines, chain=chain)
+        self._threads_own().open_for = chain
         run.close()
         reach("worker.after_settle")
         self._tell([job])
@@ -334,15 +338,17 @@ class ThreadConnections:
         self._database = database
         self._plumbing: psycopg.Connection[Any] | None = None
         self._handlers: Connection | None = None
+        #: The tenant that the transaction is bound to which a completion has opened for the next job.
+        self.open_for: int | None = None
 
     def plumbing(self) -> psycopg.Connection[Any]:
         if self._plumbing is None or self._plumbing.closed:
             self._plumbing = self._database.connect()
         return self._plumbing
 
-    def handlers(self, fresh: bool = False) -> Connection:
-        """`fresh`: without a transaction that the job before has opened."""
-        if fresh:
+    def handlers(self, tenant_id: int, *, fresh: bool = False) -> Connection:
+        """`fresh`: without a transaction that the job before has opened; one for another tenant is ended in any case."""
+        if fresh or self.open_for != tenant_id:
             self.end_transaction()
         if self._handlers is not None and (self._handlers.invalidated or self._handlers.closed or driver_of(self._handlers).closed):
             self._drop_handlers()
@@ -352,11 +358,12 @@ class ThreadConnections:
 
     def end_transaction(self) -> None:
         """A completion has opened the next job's transaction, which did not want it; and SQLAlchemy knows of no completion's commit."""
+        self.open_for = None
         if self._handlers is None or not self._handlers.in_transaction():
             return
         try:
             driver = driver_of(self._handlers)
-            if driver.pgconn.transaction_status != TransactionStatus.IDLE:
+            if is_open(driver):
                 with self._database.watchdog.guard(driver, self._database.deadlines.call):
                     send(driver, b"rollback")
             self._handlers.rollback()
@@ -373,7 +380,7 @@ class ThreadConnections:
         if self._handlers is not None:
             self._handlers.invalidate()
             self._handlers.close()
-            self._handlers = None
+            self._handlers = self.open_for = None
 
 
 def _is_nobodys_fault(error: psycopg.Error) -> bool:

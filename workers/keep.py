@@ -13,6 +13,7 @@ from config.signals import on_stop
 from config.transport.message import Message
 from ledger import orphans, outbox
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.load import load, queues_of
 from workers import metrics
 from workers.dead_letters import OnDeadMessage, drain_dead_letters
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 def keep(settings: Settings) -> int:
     """Until SIGTERM or SIGINT; returns the exit code."""
-    database = Database(settings.need_database(), size=2, name="haulier upkeep", by_index=True)
+    database = Database(settings.need_database(), Role.UPKEEP, size=2, name="haulier upkeep", by_index=True)
     handlers = load(settings.handlers)
     bus = changes.connect(settings.redis_url)
     upkeep = Upkeep(settings, database, handlers, bus)

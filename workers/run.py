@@ -20,7 +20,7 @@ from config.failpoints import reach
 from config.ids import uuid7
 from ledger import attempts, calls, jobs
 from ledger.attempts import Begun, Lease
-from ledger.connection import OPEN, driver_of, send
+from ledger.connection import driver_of, opening, send
 from pipelines.command import Command, Handler, Snoozed
 from pipelines.run import Refused
 from workers.outcome import NeedsReviewError, storable
@@ -40,7 +40,9 @@ PROGRESS_EVERY = 0.5
 
 
 class AttemptRun:
-    """See `pipelines.run.Run`. `plumbing` is the thread's own connection in autocommit, `connect` its connection for handlers."""
+    """See `pipelines.run.Run`. `plumbing` is the thread's own connection in autocommit, `connect` its connection for handlers:
+    with True, one that has no transaction open; else it may have one that is bound to this job's tenant.
+    """
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class AttemptRun:
             self.driver = driver_of(self.open)
             if not self.open.in_transaction():
                 self.open.begin()
-                send(self.driver, OPEN)
+                send(self.driver, opening(self._begun.tenant_id))
             self._root = self.open.get_transaction()
         return contextlib.nullcontext(self.open)  # it ends with the attempt
 
@@ -110,6 +112,8 @@ class AttemptRun:
         if self.open is not None:
             raise RuntimeError("run.read() inside an open transaction; read through the transaction itself")
         connection = self._connect(True)
+        connection.begin()
+        send(driver_of(connection), opening(self._begun.tenant_id))
         try:
             yield connection
         finally:

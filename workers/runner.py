@@ -19,6 +19,7 @@ from config import changes
 from config.settings import Settings
 from config.signals import on_stop
 from ledger.connection import Database
+from ledger.roles import Role
 from ledger.workers import remember_commands
 from pipelines.load import describe, load
 from workers import recovery
@@ -50,7 +51,7 @@ class Runner:
         self._settings = settings
         self._queues = list(queues)
         self._posts = [Post(threads) for _ in range(processes)]
-        self._database = Database(settings.need_database(), size=1, name="haulier runner", by_index=True)
+        self._database = Database(settings.need_database(), Role.WORKER, size=1, name="haulier runner", by_index=True)
         self._handlers = load(settings.handlers)
         self._changes = changes.connect(settings.redis_url)
         self._stop = threading.Event()
@@ -119,7 +120,7 @@ class Runner:
 
 def work(settings: Settings, queues: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT."""
-    with Database(settings.need_database(), size=1).plumbing() as tx:
+    with Database(settings.need_database(), Role.WORKER, size=1).plumbing() as tx:
         remember_commands(tx, describe(load(settings.handlers)))
     runner = Runner(settings, queues, settings.processes, settings.threads)
     on_stop(runner.stop)

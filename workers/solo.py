@@ -21,6 +21,7 @@ from config.settings import Settings
 from ledger import attempts
 from ledger.attempts import Begun, Lease
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.load import load
 from workers.executor import Executor
 from workers.running import Running
@@ -31,7 +32,7 @@ def main() -> None:
     order = orjson.loads(sys.stdin.buffer.read())
     settings = Settings()  # pyright: ignore[reportCallIssue]
     logs.configure(settings.log_format)
-    database = Database(settings.need_database(), size=2, name="haulier solo")
+    database = Database(settings.need_database(), Role.WORKER, size=2, name="haulier solo")
     lease = Lease(UUID(order["job_id"]), order["attempt"], UUID(order["worker_id"]))
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     bus = changes.connect(settings.redis_url)

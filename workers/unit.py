@@ -27,6 +27,7 @@ from config.signals import on_stop
 from ledger import attempts, orphans, workers
 from ledger.attempts import End, Lease
 from ledger.connection import Database
+from ledger.roles import Role
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
@@ -186,7 +187,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     settings = Settings()  # pyright: ignore[reportCallIssue]
     logs.configure(settings.log_format)
-    database = Database(settings.need_database(), size=2, name="haulier worker", by_index=True)
+    database = Database(settings.need_database(), Role.WORKER, size=2, name="haulier worker", by_index=True)
     slots = Slots(order["slots"], order["threads"])
 
     def make_broker(perform: Perform) -> DeliveryBroker:

@@ -22,6 +22,7 @@ from config.transport.memory import MemoryQueues, MemoryTransport
 from config.transport.rabbitmq import RabbitmqTransport
 from ledger import workers
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.command import Handler
 from pipelines.load import load, queues_of
 from producers.intake.serve import IntakeServer, make_server
@@ -40,20 +41,24 @@ class Parts:
     """They come and go together: when one ends, the others are told to."""
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler], slots: Slots, listener: socket.socket) -> None:
-        self._database = Database(settings.need_database(), size=12, name="haulier dev")
+        url = settings.need_database()
+        # One login, and for each part the role that it has in production.
+        intake, relay, upkeep = (
+            Database(url, role, size=size, name=f"haulier dev's {name}")
+            for role, size, name in ((Role.INTAKE, 8, "intake"), (Role.RELAY, 1, "relay"), (Role.UPKEEP, 2, "upkeep"))
+        )
+        self._database = Database(url, Role.WORKER, size=4, name="haulier dev's worker")
         self._stop = threading.Event()
         self._code = 0
         queues = self._queues(handlers)
-        transport, make_broker, drain = self._way(settings, queues, slots.threads)
+        transport, make_broker, drain = self._way(settings, queues, slots.threads, relay, upkeep)
         self._changes = changes.connect(settings.redis_url)
         self._unit = Unit(settings, self._database, handlers, make_broker, queues, slots, self._changes)
-        self._relay = Relay(settings, self._database, transport, self._changes)
-        self._upkeep = Upkeep(settings, self._database, handlers, self._changes)
+        self._relay = Relay(settings, relay, transport, self._changes)
+        self._upkeep = Upkeep(settings, upkeep, handlers, self._changes)
         self._transport = transport
         self._listener = listener
-        self._intake: IntakeServer = make_server(
-            settings, self._database, handlers, transport_problem=lambda: transport.problem, bus=self._changes
-        )
+        self._intake: IntakeServer = make_server(settings, intake, handlers, transport_problem=lambda: transport.problem, bus=self._changes)
         beside = {"relay": self._relay.run, "upkeep": self._upkeep.run, "worker": self._work, **({"drain": drain} if drain else {})}
         self._threads = [threading.Thread(target=self._keep, args=item, name=item[0]) for item in beside.items()]
 
@@ -81,11 +86,11 @@ class Parts:
             return sorted({*queues_of(handlers), *workers.queues(tx).values()})
 
     def _way(
-        self, settings: Settings, queues: Sequence[str], threads: int
+        self, settings: Settings, queues: Sequence[str], threads: int, relay: Database, upkeep: Database
     ) -> tuple[Transport, Callable[[Perform], DeliveryBroker], Callable[[], None] | None]:
         """From relay to worker: RabbitMQ where it is configured, else this process's memory, which has just forgotten everything."""
         on_orphan = keep_orphan(self._database)
-        forget = forget_announcements(self._database)
+        forget = forget_announcements(relay)
         if settings.broker_url is None:
             forget()
             memory = MemoryQueues(queues)
@@ -93,7 +98,7 @@ class Parts:
         url = settings.need_broker()
 
         def drain() -> None:
-            drain_dead_letters(url, queues, on_dead_message(self._database), self._stop)
+            drain_dead_letters(url, queues, on_dead_message(upkeep), self._stop)
 
         return RabbitmqTransport(url, queues, forget), lambda perform: QuorumBroker(url, queues, threads, perform, on_orphan), drain
 

@@ -10,6 +10,7 @@ from console.dev.directory import DevDirectory
 from ledger import keys
 from ledger.connection import Database
 from ledger.keys import Tenant
+from ledger.roles import Role
 
 TENANT = "dev"
 ROLES = ("platform", "admin", "operator", "submitter")
@@ -17,7 +18,7 @@ ROLES = ("platform", "admin", "operator", "submitter")
 
 def first_keys(url: str, directory: DevDirectory) -> dict[str, str]:
     """By role. Those that are kept and still good, the others new."""
-    database = Database(url, size=1, name="haulier dev")
+    database = Database(url, Role.OPERATOR, size=1, name="haulier dev")
     kept = directory.kept_keys()
     with database.plumbing() as tx, tx.transaction():
         tenant = keys.add_tenant(tx, TENANT, "Development") or keys.find_tenant(tx, TENANT)

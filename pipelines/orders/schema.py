@@ -134,3 +134,5 @@ def create_tables(connection: Connection) -> None:
     connection.execute(text("select pg_advisory_xact_lock(hashtext('orders.create_tables'))"))
     connection.execute(text("create schema if not exists orders"))
     metadata.create_all(connection)
+    connection.execute(text("grant usage on schema orders to haulier_handler"))
+    connection.execute(text("grant select, insert, update, delete on all tables in schema orders to haulier_handler"))

@@ -125,16 +125,16 @@ def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: A
     """Queue it again: the same job, its history kept. Refused while the outcome of a call to the outside is unknown."""
     parts = parts_of(request)
 
-    def replay(tx: Tx) -> Response:
+    def replay(tx: Tx) -> tuple[Response, Job]:
         job = find_job(tx, job_id, access)
         payload = None if wish.payload is None else _edit(parts, job, wish.payload)
-        with tx.transaction():
-            _replay(tx, job, access, wish.reason, payload)
-        parts.writers.after_commit()
-        parts.changes.tell(job.id, job.root_id, job.tenant_id)
-        return _replayed(tx, parts, access, job)
+        _replay(tx, job, access, wish.reason, payload)
+        return _replayed(tx, parts, access, job), job
 
-    return parts.door.use_for(access, replay)
+    shown, job = parts.door.use_for(access, replay)
+    parts.writers.after_commit()
+    parts.changes.tell(job.id, job.root_id, job.tenant_id)
+    return shown
 
 
 @router.post(
@@ -150,32 +150,27 @@ def resolve_call(request: Request, access: Operator, job_id: UUID, found: Annota
     parts = parts_of(request)
     result = orjson.dumps(found.result).decode() if found.outcome == "happened" else None
 
-    def resolve(tx: Tx) -> bool:
+    def resolve(tx: Tx) -> tuple[Response | None, Job]:
         job = find_job(tx, job_id, access)
         if job.state != "dead":
             raise _not_dead(job)
-        with tx.transaction():
-            happened = found.outcome == "happened"
-            if not dead_letters.resolve(
-                tx, job_id, [job.tenant_id], access.who, found.step, happened=happened, result=result, reason=found.reason
-            ):
-                open_steps = ", ".join(calls.unknown(tx, job_id)) or "none"
-                raise not_found(f"step {found.step!r} of unknown outcome in job {job_id}; there are: {open_steps}")
-            goes_on = job.reason == "needs_review" and not calls.unknown(tx, job_id)
-            if goes_on:
-                _replay(tx, job, access, found.reason, None)
-        return goes_on
+        happened = found.outcome == "happened"
+        if not dead_letters.resolve(
+            tx, job_id, [job.tenant_id], access.who, found.step, happened=happened, result=result, reason=found.reason
+        ):
+            open_steps = ", ".join(calls.unknown(tx, job_id)) or "none"
+            raise not_found(f"step {found.step!r} of unknown outcome in job {job_id}; there are: {open_steps}")
+        if job.reason != "needs_review" or calls.unknown(tx, job_id):
+            return None, job
+        _replay(tx, job, access, found.reason, None)
+        return _replayed(tx, parts, access, job), job
 
-    def resolve_and_show(tx: Tx) -> Response | None:
-        job = find_job(tx, job_id, access)
-        goes_on = resolve(tx)
-        parts.changes.tell(job.id, job.root_id, job.tenant_id)
-        if not goes_on:
-            return None
-        parts.writers.after_commit()
-        return _replayed(tx, parts, access, job)
-
-    return parts.door.use_for(access, resolve_and_show) or show_dead_letter(request, access, job_id)
+    shown, job = parts.door.use_for(access, resolve)
+    parts.changes.tell(job.id, job.root_id, job.tenant_id)
+    if shown is None:
+        return show_dead_letter(request, access, job_id)
+    parts.writers.after_commit()
+    return shown
 
 
 def _edit(parts: Parts, job: Job, edited: dict[str, Any]) -> str:

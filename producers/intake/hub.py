@@ -198,7 +198,7 @@ class Hub:
     async def _read(self, call: Callable[[Tx], T]) -> T | None:
         """None while the ledger is away: whoever waits goes on waiting."""
         try:
-            found = await asyncio.to_thread(self._door.use, call)
+            found = await asyncio.to_thread(self._door.use_for_all, call)
         except (Problem, *LOST) as error:
             if not self._is_blind:
                 log.warning("the ledger is away; those who wait go on waiting", error=str(error).strip())

@@ -206,12 +206,13 @@ def cancel_job(request: Request, access: Canceller, job_id: UUID) -> Response:
     """What has not begun is cancelled at once (200); what runs is asked to stop (202)."""
     parts = parts_of(request)
 
-    def cancel(tx: Tx) -> Response:
+    def cancel(tx: Tx) -> tuple[Response, Job]:
         job = _cancel(tx, find_job(tx, job_id, access), access)
-        parts.changes.tell(job.id, job.root_id, job.tenant_id)
-        return answer(Viewer(access, parts.handlers, tx).job(job), 200 if job.state in FINAL else 202)
+        return answer(Viewer(access, parts.handlers, tx).job(job), 200 if job.state in FINAL else 202), job
 
-    return parts.door.use_for(access, cancel)
+    shown, job = parts.door.use_for(access, cancel)
+    parts.changes.tell(job.id, job.root_id, job.tenant_id)
+    return shown
 
 
 def _cancel(tx: Tx, job: Job, access: Access, tries: int = 3) -> Job:

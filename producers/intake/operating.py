@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ledger import migrate, orphans
 from pipelines.command import Handler
 from producers.intake import metrics
-from producers.intake.auth import READ, may, only_platform
+from producers.intake.auth import READ, Access, may, only_platform
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import LOST, Problem
@@ -60,8 +60,10 @@ def _show(parts: Parts, handler: Handler) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/orphan-messages", response_model=Orphans, dependencies=[Depends(only_platform)])
-def list_orphan_messages(request: Request, limit: Limit = 50, cursor: Cursor = None) -> Response:
+@router.get("/v1/orphan-messages", response_model=Orphans)
+def list_orphan_messages(
+    request: Request, access: Annotated[Access, Depends(only_platform)], limit: Limit = 50, cursor: Cursor = None
+) -> Response:
     """Messages that named no readable job, raw, with why. The newest first."""
     before = read_cursor(cursor, "orphans")
 
@@ -69,7 +71,7 @@ def list_orphan_messages(request: Request, limit: Limit = 50, cursor: Cursor = N
         found, next_cursor = cut(orphans.newest(tx, before, limit + 1), limit, "orphans", _id_of)
         return answer(page([_show_orphan(orphan) for orphan in found], next_cursor))
 
-    return parts_of(request).door.use(read)
+    return parts_of(request).door.use_for(access, read)
 
 
 def _id_of(orphan: orphans.Orphan) -> UUID:
@@ -119,12 +121,11 @@ def _database_problem(parts: Parts) -> str | None:
     """Why the ledger cannot be written to by this release, or None."""
     database = parts.door.database
     try:
-        with database.handlers.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            with database.watchdog.guard(driver, 3):
-                if connection.exec_driver_sql("select pg_is_in_recovery()").scalar():
-                    return "it is a standby, and takes no writes"
-                return migrate.problem(connection)
+        with database.plumbing(3) as tx:
+            row = tx.execute("select pg_is_in_recovery()").fetchone()
+            if row and row[0]:
+                return "it is a standby, and takes no writes"
+            return migrate.problem(tx)
     except (*LOST, sqlalchemy.exc.SQLAlchemyError) as error:
         return f"it cannot be reached: {type(error).__name__}"
 

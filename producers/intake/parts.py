@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,6 +16,7 @@ from config.changes import Changes
 from config.redis import AsyncRedis
 from config.settings import Settings
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.command import Handler
 from producers.intake.problems import LOST, unavailable
 
@@ -39,13 +41,39 @@ class Door:
         self._deadline = deadline
 
     def use(self, call: Callable[[Tx], T]) -> T:
-        """Call with a connection in autocommit. Raises Problem `unavailable` if none was alive: then nothing was done."""
+        """Call with the intake's own rights (keys, and what is written without being read), in autocommit.
+
+        Raises Problem `unavailable` if no connection was alive: then nothing was done.
+        """
+
+        @contextlib.contextmanager
+        def seen_alive() -> Iterator[Tx]:
+            with self.database.plumbing(self._deadline) as tx:
+                tx.execute("select 1")
+                yield tx
+
+        return self._use(seen_alive, call)
+
+    def use_for(self, access: Access, call: Callable[[Tx], T]) -> T:
+        """The same on behalf of a caller, for all that reads or changes what tenants own: one transaction, which commits when the call
+        returns. A tenant's key sees its tenant alone, whatever a query asks for (row-level security); a platform key goes as operator.
+
+        What others should see of it (a relay that is woken, waiters who are told) comes after this, not within the call.
+        """
+        tenant_id = access.key.tenant_id
+        role = Role.OPERATOR if tenant_id is None else Role.CLIENT
+        return self._use(lambda: self.database.transaction(role, tenant_id, self._deadline), call)
+
+    def use_for_all(self, call: Callable[[Tx], T]) -> T:
+        """The same for what the intake itself looks after, for callers of all tenants at once: it sees every tenant."""
+        return self._use(lambda: self.database.transaction(Role.OPERATOR, None, self._deadline), call)
+
+    def _use(self, borrow: Callable[[], contextlib.AbstractContextManager[Tx]], call: Callable[[Tx], T]) -> T:
         give_up = time.monotonic() + min(PATIENCE, self._deadline)
         while True:
             alive = False
             try:
-                with self.database.plumbing(self._deadline) as tx:
-                    tx.execute("select 1")
+                with borrow() as tx:
                     alive = True
                     return call(tx)
             except LOST as error:
@@ -54,11 +82,6 @@ class Door:
                 if time.monotonic() > give_up:
                     raise unavailable() from error
             time.sleep(0.05)
-
-    def use_for(self, access: Access, call: Callable[[Tx], T]) -> T:
-        """The same on behalf of a caller: for all that reads or changes what tenants own."""
-        del access
-        return self.use(call)
 
     async def use_aside(self, access: Access, call: Callable[[Tx], T]) -> T:
         """The same from the event loop, in a thread."""

@@ -14,6 +14,7 @@ from config.changes import Changes
 from config.settings import Settings
 from ledger import workers
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.command import Handler
 from pipelines.load import describe, load
 from producers.intake.app import create_app
@@ -101,7 +102,7 @@ def serve(
     transport_problem: Callable[[], str | None] | None = None,
 ) -> int:
     """Serve until told to stop. `ready` is called with the base URL. Returns the exit code."""
-    own = Database(settings.need_database(), size=8, name="haulier intake") if database is None else None
+    own = Database(settings.need_database(), Role.INTAKE, size=8, name="haulier intake") if database is None else None
     ledger = database or own
     assert ledger is not None
     table = load(settings.handlers) if handlers is None else handlers

@@ -40,23 +40,25 @@ class NewKey(Body):
     payloads: bool = Field(False, description="whether it shows payloads, results and tracebacks")
 
 
-@router.get("/tenants", response_model=Tenants, dependencies=[Depends(only_platform)])
-def list_tenants(request: Request) -> Response:
+Platform = Annotated[Access, Depends(only_platform)]
+
+
+@router.get("/tenants", response_model=Tenants)
+def list_tenants(request: Request, access: Platform) -> Response:
     """Every tenant, by slug."""
-    return parts_of(request).door.use(lambda tx: answer(page([_show_tenant(tenant) for tenant in keys.list_tenants(tx)])))
+    return parts_of(request).door.use_for(access, lambda tx: answer(page([_show_tenant(tenant) for tenant in keys.list_tenants(tx)])))
 
 
 @router.post(
     "/tenants",
     status_code=201,
     response_model=TenantView,
-    dependencies=[Depends(only_platform)],
     responses=problems(408, "slug-taken", 413, 415, "invalid"),
     openapi_extra=takes(NewTenant),
 )
-def add_tenant(request: Request, wish: Annotated[NewTenant, Depends(body_of(NewTenant))]) -> Response:
+def add_tenant(request: Request, access: Platform, wish: Annotated[NewTenant, Depends(body_of(NewTenant))]) -> Response:
     """Its first key comes from POST /v1/keys?tenant=<slug>."""
-    tenant = parts_of(request).door.use(lambda tx: keys.add_tenant(tx, wish.slug, wish.name))
+    tenant = parts_of(request).door.use_for(access, lambda tx: keys.add_tenant(tx, wish.slug, wish.name))
     if tenant is None:
         raise Problem("slug-taken", f"there is a tenant {wish.slug!r} already; nothing changed")
     return answer(_show_tenant(tenant), 201)

@@ -12,8 +12,10 @@ import httpx2
 import pytest
 
 from console.servers.process import free_port
+from ledger.roles import SERVICES
 from tests.console.running import HAULIER, environment, haulier
 from tests.crash.rig import eventually
+from tests.servers import service_url
 
 
 @contextmanager
@@ -41,17 +43,16 @@ def answers(url: str) -> bool:
 
 def test_four_processes_carry_a_job_and_leave_in_order(database_url: str, rabbitmq_url: str, tmp_path: Path):
     url = f"http://127.0.0.1:{(port := free_port())}"
-    servers = {
-        "HAULIER_DATABASE_URL": database_url,
-        "HAULIER_BROKER_URL": rabbitmq_url,
-        "HAULIER_PORT": str(port),
-        "HAULIER_PROCESSES": "1",
-    }
-    haulier("tenants", "create", "acme", cwd=tmp_path, **servers)
-    key = json.loads(haulier("keys", "create", "--tenant", "acme", "--json", cwd=tmp_path, **servers).stdout)["key"]
+    servers = {"HAULIER_BROKER_URL": rabbitmq_url, "HAULIER_PORT": str(port), "HAULIER_PROCESSES": "1"}
+    logins = {service: {"HAULIER_DATABASE_URL": service_url(database_url, service)} for service in SERVICES}
+    haulier("tenants", "create", "acme", cwd=tmp_path, **logins["console"])
+    key = json.loads(haulier("keys", "create", "--tenant", "acme", "--json", cwd=tmp_path, **logins["console"]).stdout)["key"]
+    checks = [haulier("check", cwd=tmp_path, **servers, **login).stdout for login in logins.values()]
 
     with ExitStack() as stack:
-        roles = {role: stack.enter_context(process(role, tmp_path, **servers)) for role in ("serve", "relay", "work", "upkeep")}
+        roles = {
+            role: stack.enter_context(process(role, tmp_path, **servers, **logins[role])) for role in ("serve", "relay", "work", "upkeep")
+        }
         eventually(lambda: answers(url), 60, (tmp_path / "serve.log").read_text)
         done = haulier(
             "submit", "test.divide", "--payload", '{"dividend": 6, "divisor": 2}', "--wait",
@@ -59,13 +60,15 @@ def test_four_processes_carry_a_job_and_leave_in_order(database_url: str, rabbit
         )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
+    assert all("account" in said and "wrong" not in said.partition("broker")[0] for said in checks), checks
     assert {role: started.returncode for role, started in roles.items()} == dict.fromkeys(roles, 0)
 
 
 def test_work_refuses_a_queue_that_no_command_has(database_url: str, tmp_path: Path):
     done = haulier(
-        "work", "--queues", "test,tset", cwd=tmp_path, HAULIER_DATABASE_URL=database_url, HAULIER_BROKER_URL="amqp://nobody@127.0.0.1:9"
-    )
+        "work", "--queues", "test,tset", cwd=tmp_path, HAULIER_DATABASE_URL=service_url(database_url, "work"),
+        HAULIER_BROKER_URL="amqp://nobody@127.0.0.1:9",
+    )  # fmt: skip
 
     assert done.returncode == 2
     assert "tset" in done.stderr
@@ -77,6 +80,15 @@ def test_no_process_starts_on_a_database_without_its_tables(empty_database_url: 
 
     assert done.returncode == 1
     assert "haulier migrate" in done.stderr
+
+
+@pytest.mark.parametrize("role", ["serve", "relay", "work", "upkeep"])
+def test_no_process_starts_as_a_superuser(database_url: str, tmp_path: Path, role: str):
+    done = haulier(role, cwd=tmp_path, HAULIER_DATABASE_URL=database_url, HAULIER_BROKER_URL="amqp://nobody@127.0.0.1:9")
+
+    assert done.returncode == 1
+    assert "the database account haulier is a superuser" in done.stderr
+    assert "haulier logins" in done.stderr
 
 
 def test_migrating_from_two_places_at_once_and_again_is_safe(empty_database_url: str, tmp_path: Path):

@@ -17,6 +17,7 @@ import psutil
 from config import logs
 from config.settings import Settings
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.load import load, queues_of
 
 
@@ -50,7 +51,7 @@ def work(settings: Settings) -> int:
 def upkeep(settings: Settings) -> int:
     from workers.upkeep import Upkeep
 
-    keeper = Upkeep(settings, Database(settings.need_database(), size=2, name="haulier upkeep"), load(settings.handlers))
+    keeper = Upkeep(settings, Database(settings.need_database(), Role.UPKEEP, size=2, name="haulier upkeep"), load(settings.handlers))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.stop())
     keeper.run()

@@ -33,7 +33,7 @@ from console.servers.process import free_port
 from ledger import jobs, keys, workers
 from ledger.connection import Database
 from pipelines.load import describe
-from tests.crash.commands import HANDLERS, QUEUE, TABLE
+from tests.crash.commands import HANDLERS, QUEUE, RIGHTS, TABLE
 from tests.crash.sink import Sink
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +136,7 @@ class Rig:
         self._database = Database(database_url, size=1, name="haulier rig")
         with self._database.plumbing() as tx:
             tx.execute(TABLE)
+            tx.execute(RIGHTS)
             tenant = keys.add_tenant(tx, "crash", "Crash")
             assert tenant is not None
             self.tenant_id = tenant.id

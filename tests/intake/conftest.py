@@ -21,6 +21,7 @@ from ledger import attempts, keys, workers
 from ledger.attempts import End, Lease
 from ledger.connection import Database, Deadlines
 from ledger.migrate import migrate
+from ledger.roles import Role
 from pipelines.command import Handler
 from pipelines.load import describe
 from producers.intake.serve import IntakeServer, make_server
@@ -128,13 +129,14 @@ DEADLINES = Deadlines(connect=2, call=3, statement=3, lock=3)
 
 @pytest.fixture(scope="session")
 def intake(postgres_server: PostgresServer) -> Iterator[tuple[Database, Api]]:
-    """One intake for all tests that leave it running; each has tenants of its own."""
+    """One intake for all tests that leave it running; each has tenants of its own. The database is for looking, as superuser."""
     with fresh_database(postgres_server, "template0") as url:
         migrate(url)
-        database = Database(url, size=8, deadlines=DEADLINES)
-        with running_intake(database, request_deadline=10) as running:
+        database, own = Database(url, size=8, deadlines=DEADLINES), Database(url, Role.INTAKE, size=8, deadlines=DEADLINES)
+        with running_intake(own, request_deadline=10) as running:
             yield database, running
         database.close()
+        own.close()
 
 
 @pytest.fixture

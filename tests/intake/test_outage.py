@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ledger.connection import Database
+from ledger.roles import Role
 from tests.intake.conftest import DEADLINES, NOTE, Api, count, make_keys, running_intake
 from tests.intake.proxy import Proxy
 
@@ -26,7 +27,7 @@ def proxy(database: Database) -> Iterator[Proxy]:
 def far_api(database: Database, proxy: Proxy) -> Iterator[Api]:
     """An intake of the test's own, which reaches its ledger through the proxy."""
     slug, made = make_keys(database)
-    far = Database(proxy.url, size=4, deadlines=DEADLINES)
+    far = Database(proxy.url, Role.INTAKE, size=4, deadlines=DEADLINES)
     with running_intake(far, request_deadline=DEADLINE) as running:
         running.keys, running.slug = made, slug
         yield running

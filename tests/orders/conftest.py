@@ -19,9 +19,9 @@ from tests.orders.direct import Outside, Shop
 
 
 @pytest.fixture
-def shop(empty_database_url: str) -> Iterator[Shop]:
+def shop(database_url: str) -> Iterator[Shop]:
     """Whatever a test did, its books balance at the end."""
-    engine = create_engine(sqlalchemy_url(empty_database_url), pool_size=20, pool_timeout=60)
+    engine = create_engine(sqlalchemy_url(database_url), pool_size=20, pool_timeout=60)
     with engine.begin() as db:
         create_tables(db)
     shop = Shop(engine)

@@ -17,6 +17,7 @@ from config.transport import Transport, Unconfirmed
 from ledger import jobs, keys, workers
 from ledger.connection import Database
 from ledger.outbox import Claimed
+from ledger.roles import Role
 from producers.relay.relay import Relay, bundle, forget_announcements, share
 
 
@@ -68,7 +69,8 @@ def submit(database: Database, count: int, **facts) -> list:
 
 @contextmanager
 def running(database: Database, wire: Wire, **settings) -> Iterator[Relay]:
-    relay = Relay(Settings(**settings), database, cast("Transport", wire))
+    own = Database(database.url, Role.RELAY)
+    relay = Relay(Settings(**settings), own, cast("Transport", wire))
     thread = threading.Thread(target=relay.run)
     thread.start()
     try:
@@ -76,6 +78,7 @@ def running(database: Database, wire: Wire, **settings) -> Iterator[Relay]:
     finally:
         relay.stop()
         thread.join(20)
+        own.close()
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:

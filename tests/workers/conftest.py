@@ -13,6 +13,7 @@ from config.ids import uuid7
 from config.transport.message import Announcement, Message
 from ledger import jobs, keys, orphans, outbox, reading, workers
 from ledger.connection import Database
+from ledger.roles import Role
 from pipelines.command import Command, Handler
 from pipelines.load import describe
 from workers.executor import Executor
@@ -100,24 +101,27 @@ class Shop:
 @pytest.fixture
 def shop(database_url: str) -> Iterator[Callable[..., Shop]]:
     """Make a worker of these handlers."""
-    opened: list[tuple[Database, Executor, Slots]] = []
+    opened: list[tuple[Database, Database, Executor, Slots]] = []
 
     def open_shop(*handlers: Handler) -> Shop:
         table = {handler.name: handler for handler in handlers}
-        database, worker, running, slots = Database(database_url), uuid7(), Running(), Slots.create(1)
+        database, own = Database(database_url), Database(database_url, Role.WORKER)
+        worker, running, slots = uuid7(), Running(), Slots.create(1)
         stopping: list[bool] = []
-        executor = Executor(worker, database, table, running, slots, lambda: bool(stopping))
+        executor = Executor(worker, own, table, running, slots, lambda: bool(stopping))
         with database.plumbing() as tx:
             tenant = keys.add_tenant(tx, "acme", "Acme")
             assert tenant is not None
             workers.remember_commands(tx, describe(table))
             workers.register(tx, worker, "worker", "1", ["test"], list(table))
             tx.execute("create table effects (job_id uuid not null, what text)")
-        opened.append((database, executor, slots))
+            tx.execute("grant select, insert, update, delete on effects to haulier_handler")
+        opened.append((database, own, executor, slots))
         return Shop(database, tenant.id, worker, running, executor, table, stopping)
 
     yield open_shop
-    for database, executor, slots in opened:
+    for database, own, executor, slots in opened:
         executor.close()
         slots.close()
         database.close()
+        own.close()
