@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from config import changes
-from config.changes import Changes
+from config.changes import Changes, Hints
 from config.redis import AsyncRedis
 from config.settings import RELEASE, Settings
 from ledger import keys
@@ -20,7 +21,7 @@ from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
-from producers.intake import dead_letters, explaining, jobs, operating, pages, problems, tenants
+from producers.intake import dead_letters, explaining, jobs, metrics, operating, pages, problems, streams, tenants
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
 from producers.intake.contract import Contract
@@ -29,6 +30,7 @@ from producers.intake.gate import Gate
 from producers.intake.hub import Hub
 from producers.intake.parts import Door, Parts
 from producers.intake.submitting import Writers
+from producers.intake.tail import Tail
 
 
 def create_app(
@@ -61,7 +63,7 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, dead_letters, operating, explaining, tenants):
+    for module in (jobs, streams, dead_letters, operating, explaining, tenants):
         app.include_router(module.router)
     contract = Contract(describe(app, handlers, {"/v1/jobs": document()}))
     app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
@@ -82,15 +84,21 @@ def _assemble(
     keyring = Keyring(lambda text: door.use(lambda tx: keys.find_key(tx, text)))
     writers = Writers(database, settings.request_deadline, Waker(database))
     redis = AsyncRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
-    hub = Hub(settings, door)
-    return Parts(settings, door, handlers, keyring, writers, contract, bus, hub, transport_problem, redis)
+    hub, tail = Hub(settings, door), Tail(settings, door)
+    return Parts(settings, door, handlers, keyring, writers, contract, bus, hub, tail, transport_problem, redis)
 
 
 @contextlib.asynccontextmanager
 async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     parts: Parts = app.state.parts
     parts.writers.start()
-    beside = [asyncio.create_task(parts.changes.listen(parts.hub.take)), asyncio.create_task(parts.hub.run())]
+
+    def take(hints: Hints) -> None:
+        metrics.HINT_LAG.observe(max(0.0, time.time() - hints.since))
+        parts.hub.take(hints)
+        parts.tail.take(hints)
+
+    beside = [asyncio.create_task(each) for each in (parts.changes.listen(take), parts.hub.run(), parts.tail.run())]
     try:
         yield {}
     finally:

@@ -80,10 +80,11 @@ def problem_response(status: int, kinds: Sequence[str] | None = None) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Documented:
-    """One path of the document: by method, the query parameters that it takes."""
+    """One path of the document: by method, the query parameters that it takes, and the media types that it answers with."""
 
     template: str
     queries: dict[str, frozenset[str]]
+    media: dict[str, tuple[str, ...]]
 
     def unknown(self, method: str, names: list[str]) -> str | None:
         """The first query parameter that is not documented."""
@@ -101,8 +102,12 @@ class Contract:
 
     def __post_init__(self) -> None:
         for template, operations in self.document["paths"].items():
-            queries = {method.upper(): _queries(operations[method]) for method in operations.keys() & set(METHODS)}
-            documented = Documented(template, queries)
+            known = {method.upper(): operations[method] for method in operations.keys() & set(METHODS)}
+            documented = Documented(
+                template,
+                {method: _queries(operation) for method, operation in known.items()},
+                {method: _media(operation) for method, operation in known.items()},
+            )
             if "{" in template:
                 self._patterns.append((compile_path(template)[0], documented))
             else:
@@ -115,3 +120,9 @@ class Contract:
 
 def _queries(operation: dict[str, Any]) -> frozenset[str]:
     return frozenset(parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query")
+
+
+def _media(operation: dict[str, Any]) -> tuple[str, ...]:
+    """What it answers with when all is well."""
+    answers = [response for status, response in operation["responses"].items() if status[0] == "2"]
+    return tuple(dict.fromkeys(media for response in answers for media in response.get("content", {}))) or ("application/json",)

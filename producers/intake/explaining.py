@@ -67,7 +67,7 @@ EXPLANATIONS = {
     ),
     "not-acceptable": Explanation(
         "`Accept` leaves out every representation that there is.",
-        "Accept application/json.",
+        "Accept what `detail` names.",
         "the answer is application/json, and nothing else",
     ),
     "request-timeout": Explanation(

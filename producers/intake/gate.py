@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producers.intake import metrics
 from producers.intake.contract import Contract, Documented
-from producers.intake.parsing import accepts_json
+from producers.intake.parsing import accepts
 from producers.intake.problems import Problem
 
 MAX_URL = 8 << 10
@@ -64,8 +64,9 @@ def _check(scope: Scope, documented: Documented | None) -> Problem | None:
         unknown = documented.unknown(scope["method"], names)
         if unknown is not None:
             return Problem("malformed-request", f"the query parameter {unknown[:100]!r} is not known here")
-    if documented.template.startswith("/v1/") and not accepts_json(Headers(scope=scope)):
-        return Problem("not-acceptable", "the answer is application/json, and nothing else")
+    media = documented.media[scope["method"]]
+    if documented.template.startswith("/v1/") and not accepts(Headers(scope=scope), media):
+        return Problem("not-acceptable", f"the answer is {' or '.join(media)}, and nothing else")
     return None
 
 

@@ -37,7 +37,8 @@ PAUSE = 0.005
 class Waiter:
     """One request that waits for one job, or (`whole`) for its family."""
 
-    def __init__(self, hub: Hub, job_id: UUID, *, whole: bool) -> None:
+    def __init__(self, hub: Hub, job_id: UUID, stirred: asyncio.Event, *, whole: bool) -> None:
+        """`stirred` is set whenever there is something to look at."""
         self.job_id = job_id
         self.whole = whole
         self.root_id: UUID | None = None
@@ -45,8 +46,8 @@ class Waiter:
         self._hub = hub
         self._armed_in: int | None = None
         self._has_missed = False
-        self._offered: Job | None = None
-        self._stirred = asyncio.Event()
+        self.offered: Job | None = None
+        self._stirred = stirred
 
     def arm(self, job: Job) -> None:
         """The job was read after this waiter was made: from now on, only what is newer is of interest."""
@@ -62,7 +63,7 @@ class Waiter:
         elif number <= self._armed_in:
             self._hub.look_at(self.job_id)  # it may have been read earlier than what was known when this waiter was armed
         else:
-            self._offered = job
+            self.offered = job
             self._stirred.set()
 
     async def next(self) -> Job:
@@ -70,9 +71,9 @@ class Waiter:
         if not self.is_dismissed:
             await self._stirred.wait()
             self._stirred.clear()
-        if self.is_dismissed or self._offered is None:
+        if self.is_dismissed or self.offered is None:
             raise TimeoutError
-        return self._offered
+        return self.offered
 
     async def look(self, seconds: float = 2) -> Job | None:
         """The job as it stands now, whether or not it has changed; None if that cannot be said in time."""
@@ -109,7 +110,6 @@ class Hub:
 
     def take(self, hints: Hints) -> None:
         """What the changes bus says."""
-        metrics.HINT_LAG.observe(max(0.0, time.time() - hints.since))
         if not self._waiters:
             return
         for job, root, _ in hints.jobs:
@@ -122,23 +122,30 @@ class Hub:
             self._stirred.set()
 
     @contextlib.contextmanager
-    def waiting(self, job_id: UUID, tenant_id: int | None, *, whole: bool = False) -> Iterator[Waiter]:
-        """Make a waiter, before the job is read. `tenant_id`: whose limit it counts in. Raises Problem when one more is too many."""
+    def admit(self, tenant_id: int | None) -> Iterator[None]:
+        """Count one more who waits or reads a stream, of this tenant (None: of the platform). Raises Problem when that is too many."""
         most, of_a_tenant = self._settings.most_waiting, self._settings.most_waiting_of_a_tenant
         if self._by_tenant.total() >= most:
             raise Problem("unavailable", f"{most} requests wait here already; ask again without waiting", headers={"retry-after": "2"})
         if self._by_tenant[tenant_id] >= of_a_tenant:
             raise Problem("too-many-waiting", f"{of_a_tenant} requests of this tenant wait here already", headers={"retry-after": "2"})
-        waiter = Waiter(self, job_id, whole=whole)
-        waiter.is_dismissed = self._leaving
         self._by_tenant[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._by_tenant[tenant_id] -= 1
+
+    @contextlib.contextmanager
+    def waiting(self, job_id: UUID, *, whole: bool = False, stirred: asyncio.Event | None = None) -> Iterator[Waiter]:
+        """Make a waiter, before the job is read."""
+        waiter = Waiter(self, job_id, stirred or asyncio.Event(), whole=whole)
+        waiter.is_dismissed = self._leaving
         self._waiters.setdefault(job_id, set()).add(waiter)
         metrics.WAITING.inc()
         try:
             yield waiter
         finally:
             metrics.WAITING.dec()
-            self._by_tenant[tenant_id] -= 1
             self._forget(waiter)
 
     def remember(self, waiter: Waiter, job: Job) -> int:

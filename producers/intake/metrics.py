@@ -15,6 +15,8 @@ REPEATED = Counter("haulier_submissions_repeated_total", "Submissions whose Idem
 SET_SIZE = Histogram("haulier_commit_jobs", "Jobs written by one commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200))
 
 WAITING = Gauge("haulier_requests_waiting", "Requests that wait for a job to change")
+STREAMS = Gauge("haulier_streams", "Streams of events that are open")
+CUT_OFF = Counter("haulier_streams_cut_off_total", "Streams ended because their clients were too slow")
 LOST_HINTS = Counter("haulier_hints_lost_total", "Jobs whose change was found by looking, before anybody told of it")
 HINT_LAG = Histogram(
     "haulier_hint_lag_seconds", "From a commit to this intake's hearing of it", buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)

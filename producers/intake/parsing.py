@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
@@ -99,13 +100,13 @@ def read_traceparent(headers: Headers) -> str | None:
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
-def accepts_json(headers: Headers) -> bool:
-    """Whether an answer in JSON is one that the client takes."""
+def accepts(headers: Headers, media: Sequence[str]) -> bool:
+    """Whether an answer of one of these media types is one that the client takes."""
     accepted = ",".join(headers.getlist("accept"))
-    return not accepted.strip() or any(_takes_json(part) for part in accepted.split(","))
+    return not accepted.strip() or any(_takes(part, media) for part in accepted.split(","))
 
 
-def _takes_json(part: str) -> bool:
-    media_type, *parameters = (each.strip().lower() for each in part.split(";"))
+def _takes(part: str, media: Sequence[str]) -> bool:
+    given, *parameters = (each.strip().lower() for each in part.split(";"))
     refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
-    return media_type in {"application/json", "application/*", "*/*"} and not refused
+    return not refused and any(given in {each, f"{each.partition('/')[0]}/*", "*/*"} for each in media)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from producers.intake.contract import Contract
     from producers.intake.hub import Hub
     from producers.intake.submitting import Writers
+    from producers.intake.tail import Tail
 
 Tx = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -98,6 +99,7 @@ class Parts:
     contract: Contract
     changes: Changes
     hub: Hub
+    tail: Tail
     transport_problem: Callable[[], str | None] | None
     #: None where none is configured: everything then stays within this process.
     redis: AsyncRedis | None = None

@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 #: From "not ready" to "takes no new connections", so that a load balancer has seen it.
 NOTICE = 0.5
+#: Seconds for which a client may take nothing of what is sent to it, before the connection is cut.
+STALLED = 30
 
 
 class IntakeServer(uvicorn.Server):
@@ -40,6 +42,9 @@ class IntakeServer(uvicorn.Server):
         await super().startup(sockets)
         if self.should_exit:
             return
+        for listening in (each for server in self.servers for each in server.sockets):
+            if listening.family in {socket.AF_INET, socket.AF_INET6}:  # those accepted there inherit it
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED * 1000)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("the intake listens", url=url)
@@ -55,6 +60,7 @@ class IntakeServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Whoever waits is answered now: who asks again finds another intake."""
         self._parts.hub.leave()
+        self._parts.tail.leave()
         await super().shutdown(sockets)
 
     def stop(self) -> None:

@@ -113,7 +113,7 @@ async def _waiting(request: Request, access: Access, job_id: UUID, *, whole: boo
         return Viewer(access, parts.handlers, tx), job
 
     request.scope["held"] = True
-    with parts.hub.waiting(job_id, access.key.tenant_id, whole=whole) as waiter:
+    with parts.hub.admit(access.key.tenant_id), parts.hub.waiting(job_id, whole=whole) as waiter:
         viewer, job = await parts.door.use_aside(access, read)
         waiter.arm(job)
         yield waiter, viewer, job
