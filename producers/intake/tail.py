@@ -133,7 +133,7 @@ class Tail:
         """From the place returned on, the reader gets everything. Raises Problem while the ledger is away."""
         async with self._turn:
             if self._position is None or not self._readers:
-                self._position = Position(*await asyncio.to_thread(self._door.use, following.now))
+                self._position = Position(*await asyncio.to_thread(self._door.use_for_all, following.now))
             self._readers.setdefault(reader.scope, set()).add(reader)
             if self._leaving:
                 reader.end()
@@ -181,7 +181,7 @@ class Tail:
             return until, found
 
         try:
-            until, found = await asyncio.to_thread(self._door.use, read)
+            until, found = await asyncio.to_thread(self._door.use_for_all, read)
         except (Problem, *LOST) as error:
             if not self._is_blind:
                 log.warning("the ledger is away; streams go on when it is back", error=str(error).strip())

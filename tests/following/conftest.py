@@ -21,6 +21,7 @@ from ledger import attempts
 from ledger.attempts import Lease
 from ledger.connection import Database
 from ledger.migrate import migrate
+from ledger.roles import Role
 from tests.intake.conftest import DEADLINES, Api, Worker, eventually, make_keys, running_intake
 from tests.servers import fresh_database
 
@@ -99,14 +100,15 @@ class Place:
 
 @contextmanager
 def open_place(url: str, redis: RedisServer, **settings: Any) -> Iterator[Place]:
-    database = Database(url, size=8, deadlines=DEADLINES)
+    database, own = Database(url, size=8, deadlines=DEADLINES), Database(url, Role.INTAKE, size=8, deadlines=DEADLINES)
     changes = RedisChanges(redis.url)
-    with running_intake(database, redis_url=redis.url, **settings) as api, ThreadPoolExecutor(320) as hands:
+    with running_intake(own, redis_url=redis.url, **settings) as api, ThreadPoolExecutor(320) as hands:
         place = Place(api, database, redis, Telling(Worker(database), changes), hands)
         eventually(place.hears)
         yield place
     changes.close()
     database.close()
+    own.close()
 
 
 @pytest.fixture(scope="session")
