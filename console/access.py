@@ -13,6 +13,7 @@ import typer
 from console.failing import FailedError, WrongUseError
 from console.printing import Json, print_facts, print_json, print_table
 from console.starting import AWAY, read_settings
+from ledger import audit, roles
 from ledger import keys as ledger_keys
 from ledger.connection import Database
 from ledger.keys import ROLES, Key, Tenant
@@ -48,6 +49,43 @@ def list_tenants(as_json: Json = False) -> None:
         print_json({"items": [_tenant(tenant) for tenant in found], "next_cursor": None})
     else:
         print_table(["slug", "name", "created"], [(tenant.slug, tenant.name, tenant.created_at) for tenant in found])
+
+
+Account = Annotated[str, typer.Option("--role", help="an account, or a role, of the database")]
+
+
+@tenants.command("grant")
+def grant_tenant(slug: str, account: Account) -> None:
+    """Let an account of the database submit for a tenant, by haulier.submit in SQL. For producers.submit in Python it must be a member
+    of haulier_producer besides.
+    """
+    with ledger() as tx, tx.transaction():
+        tenant = _find_tenant(tx, slug)
+        try:
+            is_new = roles.grant_tenant(tx, tenant.id, account)
+        except LookupError as error:
+            raise FailedError(f"{error}; nothing changed") from None
+        if is_new:
+            audit.record(tx, tenant.id, _who(tx), "tenant.grant", account)
+    print(f"{account} may submit for {slug}" if is_new else f"{account} may submit for {slug} already; nothing changed")
+
+
+@tenants.command("revoke")
+def revoke_tenant(slug: str, account: Account) -> None:
+    """Take that back."""
+    with ledger() as tx, tx.transaction():
+        tenant = _find_tenant(tx, slug)
+        if not roles.revoke_tenant(tx, tenant.id, account):
+            raise FailedError(f"{account} was not granted {slug}; nothing changed")
+        audit.record(tx, tenant.id, _who(tx), "tenant.revoke", account)
+    print(f"{account} may not submit for {slug} any more")
+
+
+def _who(tx: psycopg.Connection[Any]) -> str:
+    """The account that logged in, as the audit names it."""
+    row = tx.execute("select session_user").fetchone()
+    assert row is not None
+    return f"console:{row[0]}"
 
 
 @keys.command("create")

@@ -39,6 +39,8 @@ def create_login(
     with connected(None) as tx, tx.transaction():
         try:
             roles.add_account(tx, name, password, service)
+        except ValueError as error:
+            raise WrongUseError(f"{error}; nothing was made") from None
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReservedName) as error:
             raise FailedError(f"the account {name} was not made: {error.diag.message_primary}") from None
     made = {"name": name, "service": service, "database_url": log_in_as(url, name, "***" if given else password)}

@@ -76,11 +76,20 @@ LIMITS = {"lock_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 STATEMENT = {"serve": "60s", "relay": "60s", "work": "0", "upkeep": "60s", "console": "60s"}
 
 
+GROUPS = [*Role, "haulier_producer", "haulier_definer"]
+TAKEN = "select 1 from pg_roles where rolname = %s and (rolname = any(%s::text[]) or rolsuper)"
+
+
 def add_account(tx: Tx, name: str, password: str, service: str) -> None:
     """Make the account that a service logs in with; one that is there already gets this password, and the rights of this service only.
 
-    Inside a transaction of the caller's. Raises psycopg.errors.InsufficientPrivilege when the caller may not make roles.
+    Inside a transaction of the caller's. Raises psycopg.errors.InsufficientPrivilege when the caller may not make roles, ValueError for the
+    name of a group role or a superuser.
     """
+    if tx.execute(TAKEN, (name, [str(group) for group in GROUPS])).fetchone():
+        raise ValueError(
+            f"{name} is a role that works otherwise; an account of a service has a name of its own, such as haulier_{service}_login"
+        )
     account = sql.Identifier(name)
     verifier = tx.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()  # the server never sees the password
     known = tx.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone()
@@ -112,3 +121,18 @@ def list_accounts(tx: Tx) -> list[tuple[str, list[str]]]:
     """Every account that may log in and assume some of the roles, with the services that it can run."""
     rows = tx.execute(ACCOUNTS, ([str(role) for role in Role],)).fetchall()
     return [(name, [service for service, wanted in SERVICES.items() if set(wanted) <= set(held)]) for name, held in rows]
+
+
+def grant_tenant(tx: Tx, tenant_id: int, account: str) -> bool:
+    """Let an account of the database submit for a tenant (`haulier.submit`, `producers.submit`). False if it may already.
+    Raises LookupError when there is no such account.
+    """
+    if tx.execute("select 1 from pg_roles where rolname = %s", (account,)).fetchone() is None:
+        raise LookupError(f"the database has no account {account!r}")
+    sql_ = "insert into haulier.submitters (tenant_id, role) values (%s, %s) on conflict do nothing"
+    return tx.execute(sql_, (tenant_id, account)).rowcount == 1
+
+
+def revoke_tenant(tx: Tx, tenant_id: int, account: str) -> bool:
+    """False if it was not granted."""
+    return tx.execute("delete from haulier.submitters where tenant_id = %s and role = %s", (tenant_id, account)).rowcount == 1

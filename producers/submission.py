@@ -255,6 +255,9 @@ def submit(
     says so. `tenant` is a slug. Raises InvalidSubmission, UnknownCommandError, KeyReusedError, HeldError (`unique` says "reject"), ValueError;
     nothing is written then. `handlers`: another table than the installed one. A relay finds the job within 250 ms of the commit, at once
     after `wake`. A unique key stays locked until the commit, for everybody who asks for it.
+
+    The connection's account must be a member of `haulier_producer` and have been granted the tenant (`haulier tenants grant`); one that is not
+    meets psycopg.errors.InsufficientPrivilege, or no such tenant.
     """
     asked = {
         "command": command.command_name,
