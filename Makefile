@@ -23,11 +23,12 @@ test: setup  ## run every test, on real servers (ARGS="…": for pytest)
 	@$(BIN)/python -m console.servers.find
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: setup  ## check style, types and imports
+lint: setup  ## check style, types, imports, and that no published schema was broken
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --project pyproject.toml
 	$(BIN)/lint-imports
+	$(BIN)/haulier commands check
 
 format: setup  ## put the code into shape
 	$(BIN)/ruff check --fix-only --select I

@@ -22,6 +22,7 @@ COMMANDS = {
     "migrate": "console.migrating:migrate",
     "logins": "console.logins:logins",
     "check": "console.checking:check",
+    "commands": "console.commands:commands",
     "submit": "console.jobs:submit",
     "jobs": "console.jobs:jobs",
     "dead": "console.dead:dead",

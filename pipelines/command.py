@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -19,13 +20,25 @@ if TYPE_CHECKING:
 class Command(BaseModel):
     """What somebody wants done, in the imperative. Its fields are the payload; unknown fields are refused.
 
-    `command_name` is how rows, URLs and queues name it (`orders.place`); `example` is a payload that is accepted as it stands.
+    `command_name` is how rows, URLs and queues name it: `orders.place`, and `orders.place@2` for the version beside it (decision 0018).
+    `example` is a payload that is accepted as it stands.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     command_name: ClassVar[str]
     example: ClassVar[dict[str, Any]]
+
+
+def canonical(name: str) -> str:
+    """A command's name as it is kept: the bare name is version 1, so that `orders.place@1` is `orders.place`."""
+    return name.removesuffix("@1")
+
+
+def version_of(name: str) -> tuple[str, int]:
+    """A kept name's bare name and its version."""
+    bare, _, version = name.partition("@")
+    return bare, int(version or 1)
 
 
 class CommandError(Exception):
@@ -98,6 +111,8 @@ class Handler:
     on_dead: type[Command] | None
     result: type[BaseModel] | None
     error_codes: Mapping[str, str]
+    deprecated: datetime | None = None
+    sunset: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -120,6 +135,8 @@ def handles(
     on_dead: type[Command] | None = None,
     result: type[BaseModel] | None = None,
     error_codes: Mapping[str, str] | None = None,
+    deprecated: datetime | None = None,
+    sunset: datetime | None = None,
 ) -> Callable[[Callable[[C, Run], Any]], Handler]:
     """Tie a function to its command. The policy, by exception: `rejects` end the job `rejected`, `buries` end it `dead` at once,
     `snoozes` wait that many seconds without a failure; every other exception is a failure and is retried with backoff.
@@ -127,6 +144,8 @@ def handles(
     `on_rejected` and `on_dead` are follow-ups, submitted in the transition itself (even when the process died). Their payload is
     the ended job's, as far as they have fields of the same name.
     `error_codes` documents further codes: the `code` of every `CommandError` named here is documented by its docstring.
+    `deprecated` says since when callers should use a later version (or another command), `sunset` until when this one is there: both
+    are told to whoever submits it, and enforce nothing.
     """
 
     def wrap(function: Callable[[C, Run], Any]) -> Handler:
@@ -134,7 +153,7 @@ def handles(
         codes = {error.code: (error.__doc__ or error.code).strip().splitlines()[0] for error in named}
         return Handler(
             command, function, queue, timeout, retry or Retry(), tuple(rejects), tuple(buries), snoozes or {},
-            on_rejected, on_dead, result, {**codes, **(error_codes or {})},
+            on_rejected, on_dead, result, {**codes, **(error_codes or {})}, deprecated, sunset,
         )  # fmt: skip
 
     return wrap

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.command import Handler
+from pipelines.command import Handler, version_of
+
+_NAME = re.compile(r"[^@\s/]+(@([2-9]|[1-9][0-9]{1,3}))?")
 
 
 def load(name: str) -> Mapping[str, Handler]:
@@ -19,6 +22,9 @@ def load(name: str) -> Mapping[str, Handler]:
     wrong = [key for key, handler in table.items() if key != handler.name]
     if wrong:
         raise ValueError(f"{name} names {', '.join(wrong)} otherwise than their commands do")
+    odd = [key for key in table if not _NAME.fullmatch(key)]
+    if odd:
+        raise ValueError(f"{name} names {', '.join(odd)}; a command's name is as orders.place, its second version orders.place@2")
     return table
 
 
@@ -39,6 +45,12 @@ def _row(handler: Handler, handlers: Mapping[str, Handler]) -> dict[str, Any]:
         "fields": sorted(handler.command.model_fields),
         **{end: command.command_name if command else None for end, command in follow_ups.items()},
     }
+
+
+def versions_of(name: str, known: Iterable[str]) -> list[str]:
+    """The kept names of every version of the command that this is one of, in order."""
+    bare = name.partition("@")[0]
+    return sorted((each for each in known if version_of(each)[0] == bare), key=version_of)
 
 
 def queues_of(handlers: Mapping[str, Handler]) -> list[str]:

@@ -36,8 +36,8 @@ from ledger import jobs, keys, workers
 from ledger.jobs import Submission, Unique
 from ledger.unique import HeldError
 from ledger.unique import submit as submit_unique
-from pipelines.command import Command, Handler
-from pipelines.load import load
+from pipelines.command import Command, Handler, canonical
+from pipelines.load import load, versions_of
 from producers import strict_json
 
 YEAR = timedelta(days=366)
@@ -103,7 +103,7 @@ class Wish(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="Submission")
 
-    command: str = Field(min_length=1, max_length=200, description="a name of GET /v1/commands")
+    command: str = Field(min_length=1, max_length=200, description="a name of GET /v1/commands; without a version it is version 1")
     payload: dict[str, Any] = Field(description="what the command's payload_schema describes")
     priority: int = Field(0, ge=-100, le=100, description="higher first")
     run_at: Moment | None = Field(None, description="not before this time, up to a year ahead; instead of `delay`")
@@ -125,11 +125,15 @@ class Wish(BaseModel):
 
 
 class UnknownCommandError(LookupError):
-    """No such command. `nearest` is the known name most like it, if any is."""
+    """No such command, or no such version of it. `nearest` is the known name most like it, if any is: the latest version there is."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
-        self.nearest = next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
-        super().__init__(f"unknown command {name!r}" + (f", did you mean {self.nearest!r}?" if self.nearest else ""))
+        names = list(known)
+        versions = versions_of(name, names)
+        like = versions or difflib.get_close_matches(name, names, n=1)
+        self.nearest = like[-1] if like else None
+        hint = f"; of this command there is {', '.join(versions)}" if versions else f", did you mean {self.nearest!r}?" if like else ""
+        super().__init__(f"unknown command {name!r}{hint}")
 
 
 class InvalidSubmission(ValueError):
@@ -175,7 +179,7 @@ def prepare(
     return Submission(
         id=uuid7(),
         tenant_id=tenant_id,
-        command=wish.command,
+        command=handler.name,
         queue=handler.queue,
         payload=payload,
         max_failures=wish.max_failures or most,
@@ -193,8 +197,8 @@ def prepare(
 
 
 def find_handler(name: str, handlers: Mapping[str, Handler]) -> Handler:
-    """Raises UnknownCommandError."""
-    handler = handlers.get(name)
+    """By its name, with a version or without: then it is version 1. Raises UnknownCommandError."""
+    handler = handlers.get(canonical(name))
     if handler is None:
         raise UnknownCommandError(name, handlers)
     return handler

@@ -17,7 +17,7 @@ from producers.intake.contract import Responses, header, problems
 from producers.intake.parsing import KEY_PATTERN, read_flag, read_json, read_key, read_traceparent
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem
-from producers.intake.representation import Viewer, answer, as_submitted, polling
+from producers.intake.representation import DEPRECATION, Viewer, answer, as_submitted, deprecation, polling
 from producers.intake.views import ValidView
 from producers.intake.waiting import Preference, read_preference, wait_for_end
 from producers.intake.writing import Accepted
@@ -52,7 +52,8 @@ async def accept_job(request: Request) -> Response:
     if accepted.times is None:
         return await _show_again(parts, access, accepted)
     job = as_submitted(wish, accepted.times)
-    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | preference.applied)
+    told = preference.applied | deprecation(wish.command, parts.handlers)
+    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | told)
 
 
 async def _show_ended(request: Request, access: Access, accepted: Accepted, preference: Preference, wait: int) -> Response:
@@ -129,6 +130,7 @@ def document() -> dict[str, Any]:
                 "Haulier-Unique": header("held: this is the job that holds the unique key; nothing new was accepted"),
                 "Retry-After": header("seconds until asking again is worthwhile"),
                 "Preference-Applied": header("what of Prefer was honoured"),
+                **DEPRECATION,
             },
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}},
         },

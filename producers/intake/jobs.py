@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from ledger import jobs, reading
 from ledger.reading import FINAL, Filter, Job
+from pipelines.command import canonical
 from producers.intake.auth import Access, Canceller, Reader
 from producers.intake.contract import header, problems
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
@@ -25,7 +26,7 @@ from producers.intake.waiting import read_preference, show_when_changed
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MOST_IDS = 500
-Command = Annotated[str | None, Query(max_length=200, description="a command's name")]
+Command = Annotated[str | None, Query(max_length=200, description="a command's name; without a version it is version 1")]
 
 
 def read_labels(request: Request) -> dict[str, str] | None:
@@ -79,6 +80,7 @@ def list_jobs(
 def list_page(request: Request, access: Access, wanted: Filter, limit: int, cursor: str | None) -> Response:
     """One page of the jobs that a filter lets through."""
     parts = parts_of(request)
+    wanted = replace(wanted, command=canonical(wanted.command) if wanted.command else None)
     about = f"{access.wanted} {wanted}"
     here = replace(wanted, before=read_cursor(cursor, about))
 

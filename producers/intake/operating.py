@@ -12,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ledger import migrate, orphans
-from pipelines.command import Handler
+from pipelines.command import Handler, canonical, version_of
+from pipelines.load import versions_of
+from pipelines.schemas import publish
 from producers.intake import metrics
 from producers.intake.auth import READ, Access, may, only_platform
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
@@ -28,16 +30,16 @@ router = APIRouter(tags=["operating"])
 
 @router.get("/v1/commands", response_model=Commands, dependencies=[Depends(may(READ))])
 def list_commands(request: Request) -> Response:
-    """Every command, by name."""
+    """Every command and every version of it, by name."""
     parts = parts_of(request)
-    return answer(page([_show(parts, handler) for _, handler in sorted(parts.handlers.items())]))
+    return answer(page([_show(parts, parts.handlers[name]) for name in sorted(parts.handlers, key=version_of)]))
 
 
 @router.get("/v1/commands/{name}", response_model=CommandView, dependencies=[Depends(may(READ))])
 def show_command(request: Request, name: Annotated[str, Path(max_length=200)]) -> Response:
-    """Its schemas, error codes, and an example that is accepted as it stands."""
+    """Its schemas, error codes, and an example that is accepted as it stands. A name without a version is version 1."""
     parts = parts_of(request)
-    handler = parts.handlers.get(name)
+    handler = parts.handlers.get(canonical(name))
     if handler is None:
         raise Problem("not-found", str(UnknownCommandError(name, parts.handlers)))
     return answer(_show(parts, handler))
@@ -46,14 +48,16 @@ def show_command(request: Request, name: Annotated[str, Path(max_length=200)]) -
 def _show(parts: Parts, handler: Handler) -> dict[str, Any]:
     return {
         "name": handler.name,
+        "version": version_of(handler.name)[1],
+        "latest": handler.name == versions_of(handler.name, parts.handlers)[-1],
+        "deprecated_at": utc(handler.deprecated),
+        "sunset_at": utc(handler.sunset),
         "description": (handler.command.__doc__ or "").strip(),
         "queue": handler.queue,
         "timeout": handler.timeout,
         "retry": {"max_failures": handler.retry.max_failures},
         "limits": {"body_bytes": parts.settings.max_job_bytes, "depth": parts.settings.max_depth, "values": MAX_NODES},
-        "payload_schema": handler.command.model_json_schema(),
-        "result_schema": handler.result.model_json_schema() if handler.result else None,
-        "error_codes": dict(handler.error_codes),
+        **publish(handler),
         "example": dict(handler.command.example),
         "on_rejected": handler.on_rejected.command_name if handler.on_rejected else None,
         "on_dead": handler.on_dead.command_name if handler.on_dead else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import orjson
@@ -15,7 +16,9 @@ from ledger import reading
 from ledger.jobs import Submission, Times
 from ledger.reading import FINAL, Attempt, Event, Job, family_state
 from pipelines.command import Handler
+from pipelines.load import versions_of
 from producers.intake.auth import Access
+from producers.intake.contract import header
 from producers.intake.masking import mask
 from producers.intake.parts import Tx
 
@@ -135,6 +138,28 @@ def polling(job: Job) -> dict[str, str]:
         return {}
     wait = (job.due_at - datetime.now(UTC)).total_seconds() if job.state == "scheduled" else 1
     return {"retry-after": str(int(min(60, max(1, wait))))}
+
+
+#: For the document.
+DEPRECATION = {
+    "Deprecation": header("since when this version of the command should not be used any more (RFC 9745)"),
+    "Sunset": header("until when it is there (RFC 8594)"),
+    "Link": header("with rel=successor-version: the latest version of a deprecated command"),
+}
+
+
+def deprecation(command: str, handlers: Mapping[str, Handler]) -> dict[str, str]:
+    """What a submission of a deprecated version is told (RFC 9745, 8594, and 5829 for the link)."""
+    handler = handlers[command]
+    told: dict[str, str] = {}
+    if handler.deprecated is not None:
+        told["deprecation"] = f"@{int(handler.deprecated.timestamp())}"
+        latest = versions_of(command, handlers)[-1]
+        if latest != command:
+            told["link"] = f'</v1/commands/{latest}>; rel="successor-version"'
+    if handler.sunset is not None:
+        told["sunset"] = format_datetime(handler.sunset.astimezone(UTC), usegmt=True)
+    return told
 
 
 def _error(job: Job) -> dict[str, Any] | None:

@@ -111,7 +111,11 @@ class EventView(View):
 
 
 class CommandView(View):
-    name: str
+    name: str = Field(description="as a submission names it; the bare name is version 1")
+    version: int
+    latest: bool = Field(description="there is no later version")
+    deprecated_at: datetime | None = Field(description="since when a later version, or another command, should be used instead")
+    sunset_at: datetime | None = Field(description="until when it is there")
     description: str
     queue: str
     timeout: float = Field(description="seconds an attempt may take")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +20,15 @@ class Note(Command):
     copies: int = Field(default=1, ge=1)
     price: Decimal | None = None
     more: Any = None
+
+
+class NoteAgain(Command):
+    """Write something down, with a title."""
+
+    command_name: ClassVar[str] = "tests.note@2"
+    example: ClassVar[dict[str, Any]] = {"text": "hello", "title": "Greeting"}
+    text: str
+    title: str
 
 
 class Line(BaseModel):
@@ -45,8 +55,20 @@ class Noted(BaseModel):
     length: int
 
 
-@handles(Note, queue="notes", retry=Retry(max_failures=5), result=Noted)
+@handles(
+    Note,
+    queue="notes",
+    retry=Retry(max_failures=5),
+    result=Noted,
+    deprecated=datetime(2026, 11, 1, tzinfo=UTC),
+    sunset=datetime(2027, 5, 1, tzinfo=UTC),
+)
 def write_note(command: Note, run: object) -> Noted:
+    return Noted(length=len(command.text))
+
+
+@handles(NoteAgain, queue="notes", result=Noted)
+def write_titled_note(command: NoteAgain, run: object) -> Noted:
     return Noted(length=len(command.text))
 
 
@@ -55,4 +77,4 @@ def pay(command: Pay, run: object) -> None:
     return None
 
 
-HANDLERS: dict[str, Handler] = {"tests.note": write_note, "tests.pay": pay}
+HANDLERS: dict[str, Handler] = {"tests.note": write_note, "tests.note@2": write_titled_note, "tests.pay": pay}

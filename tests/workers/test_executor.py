@@ -10,12 +10,16 @@ from psycopg.errors import FeatureNotSupported
 from sqlalchemy import text
 
 from config.ids import uuid7
-from config.transport.message import decode
+from config.transport.message import Announcement, Message, decode
 from ledger import attempts, workers
 from ledger.attempts import End
 from pipelines.command import Command, CommandError, Rejected, Retry, Snooze, handles
 from pipelines.run import Refused
+from tests.workers.conftest import ByHand
 from workers import recovery
+from workers.executor import Executor
+from workers.running import Running
+from workers.slots import Slots
 
 
 class Do(Command):
@@ -549,3 +553,25 @@ def test_a_worker_goes_on_after_a_migration_has_changed_what_its_statements_retu
     there.deliver(job_id)
 
     assert there.value("select count(*) from effects") == 2
+
+
+class DoAgain(Command):
+    command_name = "test.do@2"
+    example = {}
+
+    n: int
+
+
+def test_a_worker_leaves_a_version_that_it_does_not_know_to_one_that_does(shop):
+    both = shop(doing(lambda _command, _run: None), handles(DoAgain, queue="test")(lambda command, _run: {"n": command.n}))
+    [job_id] = both.submit(DoAgain(n=2))
+    old = Executor(uuid7(), both.database, {"test.do": both.handlers["test.do"]}, Running(), Slots.create(1), lambda: False)
+
+    delivery = ByHand(Message("test", (Announcement(job_id, 1, None),)))
+    old.execute(delivery)  # pyright: ignore[reportArgumentType]
+    old.close()
+    left = both.job(job_id)
+    both.deliver(job_id)
+
+    assert (left.state, left.attempt, delivery.acknowledged) == ("queued", 0, 1)
+    assert both.job(job_id).result == {"n": 2}
