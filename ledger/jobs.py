@@ -50,6 +50,7 @@ class Submission:
     unique: Unique | None = None
 
 
+# "(… in …) is true" keeps the planner from making a join of it, which on connections that go by index compares each with each.
 SUBMIT = """
 with wishes as materialized (
     select w.*, coalesce(w.run_at, now() + make_interval(secs => w.delay)) as due_at,
@@ -71,14 +72,15 @@ accepted as (
            labels, payload, traceparent
       from wishes where key is null or id in (select job_id from named)
     on conflict (id) do nothing
-    returning id, tenant_id, state, submitted_at, due_at),
+    returning id, submitted_at, due_at),
 waiting as (
     insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, scheduled, due_at, expires_at, traceparent)
-    select a.id, a.tenant_id, w.queue, w.command, w.priority, 1, w.scheduled, w.due_at, w.expires_at, w.traceparent
-      from accepted a join wishes w using (id)),
+    select w.id, w.tenant_id, w.queue, w.command, w.priority, 1, w.scheduled, w.due_at, w.expires_at, w.traceparent
+      from wishes w where (w.id in (select id from accepted)) is true),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
-    select a.id, 1, a.tenant_id, 'accepted', a.state, 0, w.who from accepted a join wishes w using (id))
+    select w.id, 1, w.tenant_id, 'accepted', case when w.scheduled then 'scheduled' else 'queued' end::haulier.job_state, 0, w.who
+      from wishes w where (w.id in (select id from accepted)) is true)
 select id, submitted_at, due_at,
        (select pg_notify('haulier_relay', '') from haulier.workers
          where %(wake)s and kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1)
@@ -133,6 +135,18 @@ FIND_KEY = "select job_id, fingerprint from haulier.idempotency_keys where tenan
 def find_key(tx: Tx, tenant_id: int, key: str) -> tuple[UUID, bytes] | None:
     """The job that an idempotency key names, and the fingerprint of the request that named it."""
     return tx.execute(FIND_KEY, (tenant_id, key)).fetchone()
+
+
+FIND_KEYS = """
+select k.tenant_id, k.key, k.job_id, k.fingerprint
+  from unnest(%s::integer[], %s::text[]) as w(tenant_id, key) join haulier.idempotency_keys k using (tenant_id, key)
+"""
+
+
+def find_keys(tx: Tx, names: Sequence[tuple[int, str]]) -> dict[tuple[int, str], tuple[UUID, bytes]]:
+    """The same for many keys, each with its tenant."""
+    rows = tx.execute(FIND_KEYS, ([tenant for tenant, _ in names], [key for _, key in names]))
+    return {(row[0], row[1]): (row[2], row[3]) for row in rows}
 
 
 EXISTS = "select id from haulier.every_job where id = any(%s)"

@@ -29,6 +29,10 @@ class JsonError(ValueError):
         self.pointer = pointer
 
 
+class JsonSyntaxError(JsonError):
+    """Not JSON at all."""
+
+
 class JsonTooLargeError(JsonError):
     """JSON, but nested too deep or of too many values."""
 
@@ -40,7 +44,7 @@ def read(body: bytes, max_depth: int) -> Any:
     except UnicodeDecodeError as error:
         raise JsonError(f"the body must be UTF-8; byte {error.start} is not") from None
     except json.JSONDecodeError as error:
-        raise JsonError(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise JsonSyntaxError(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise _too_deep(max_depth) from None
     # A body with few brackets and commas cannot be too large, and one without \u escapes hides nothing: most need no second look.

@@ -124,6 +124,14 @@ class Wish(BaseModel):
         return self
 
 
+class BatchItem(Wish):
+    """A submission within a batch, which may have an idempotency key of its own."""
+
+    model_config = ConfigDict(title="BatchItem")
+
+    idempotency_key: str | None = Field(None, min_length=1, max_length=MAX_KEY, pattern=r"^[\x20-\x7e]+\z", description="as the header")
+
+
 class UnknownCommandError(LookupError):
     """No such command, or no such version of it. `nearest` is the known name most like it, if any is: the latest version there is."""
 
@@ -157,6 +165,14 @@ def read_wish(fields: Any) -> Wish:
         return Wish.model_validate(fields)
     except ValidationError as error:
         raise InvalidSubmission(list_errors(error)) from None
+
+
+def read_item(fields: Any) -> BatchItem:
+    """The same of a batch's item. Raises InvalidSubmission."""
+    try:
+        return BatchItem.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidSubmission(list_errors(error, limit=10)) from None
 
 
 def prepare(

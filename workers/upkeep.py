@@ -21,7 +21,7 @@ from config.changes import NoChanges, Teller
 from config.failpoints import reach
 from config.ids import uuid7
 from config.settings import RELEASE, Settings
-from ledger import archive, outbox, unique, workers
+from ledger import archive, batches, outbox, unique, workers
 from ledger.connection import Database
 from ledger.outbox import Changed
 from ledger.workers import Lapsed
@@ -117,6 +117,7 @@ class Upkeep:
             self._day_seen = today
         archive.forget_keys(tx)
         unique.forget(tx)
+        batches.forget(tx, timedelta(days=self._settings.retention_days + 1))
         workers.forget_old(tx)
 
     def _sweep(self, tx: Connection[Any]) -> None:

@@ -21,7 +21,7 @@ from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
-from producers.intake import dead_letters, explaining, jobs, metrics, operating, pages, problems, streams, tenants
+from producers.intake import batching, dead_letters, explaining, jobs, metrics, operating, pages, problems, streams, tenants
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
 from producers.intake.contract import Contract
@@ -63,10 +63,12 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, streams, dead_letters, operating, explaining, tenants):
+    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants):
         app.include_router(module.router)
-    contract = Contract(describe(app, handlers, {"/v1/jobs": document()}))
+    contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batching.document()}))
     app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
+    app.router.routes.insert(1, Route("/v1/jobs/batch", batching.accept_batch, methods=["POST"]))
+    app.router.routes.insert(2, Route("/v1/jobs/batch", batching.AnotherMethod))
     app.router.routes.extend(pages.routes)
     app.openapi = lambda: contract.document
     return app, contract

@@ -122,6 +122,8 @@ def _share_schemas(operation: Operation, schemas: dict[str, Any]) -> None:
         examples = schema.pop("examples", [])
         if schema:
             content["schema"] = _share(schema, schemas)
+        if "items" in schema:
+            schema["items"] = _share(schema["items"], schemas)
         if "anyOf" in schema:
             schema["anyOf"] = [_share(each, schemas) for each in schema["anyOf"]]
         if examples:

@@ -32,17 +32,25 @@ async def read_json(request: Request, settings: Settings) -> Any:
 def parse(body: bytes, max_depth: int) -> Any:
     try:
         return strict_json.read(body, max_depth)
-    except strict_json.JsonTooLargeError as error:
-        raise Problem("too-large", error.detail) from None
     except strict_json.JsonError as error:
-        errors = [] if error.pointer is None else [(point_at(error.pointer), error.detail)]
-        raise Problem("malformed-json", error.detail, errors=errors) from None
+        raise unreadable(error) from None
+
+
+def unreadable(error: strict_json.JsonError) -> Problem:
+    if isinstance(error, strict_json.JsonTooLargeError):
+        return Problem("too-large", error.detail)
+    errors = [] if error.pointer is None else [(point_at(error.pointer), error.detail)]
+    return Problem("malformed-json", error.detail, errors=errors)
 
 
 def check_media_type(headers: Headers) -> None:
     given = headers.get("content-type", "")
     if not _JSON.fullmatch(given):
         raise Problem("unsupported-media-type", f"the body must be application/json in UTF-8, got {given[:100]!r}")
+    check_encoding(headers)
+
+
+def check_encoding(headers: Headers) -> None:
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "a compressed body is not taken", headers={"accept-encoding": "identity"})
 

@@ -82,7 +82,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         self.members = members or {}
 
-    def response(self, path: str) -> Response:
+    def document(self, path: str) -> dict[str, Any]:
         document: dict[str, Any] = {
             "type": f"/problems/{self.kind}",
             "title": KINDS[self.kind].title,
@@ -93,8 +93,11 @@ class Problem(Exception):
         }
         if self.errors:
             document["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in self.errors]
+        return document
+
+    def response(self, path: str) -> Response:
         headers = {"cache-control": "no-store", **self.headers}
-        return Response(orjson.dumps(document), self.status, headers, MEDIA_TYPE)
+        return Response(orjson.dumps(self.document(path)), self.status, headers, MEDIA_TYPE)
 
 
 def unavailable(detail: str = "the ledger cannot be reached; nothing was accepted") -> Problem:

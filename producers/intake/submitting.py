@@ -24,6 +24,7 @@ from ledger.unique import name_of
 from ledger.waking import Waker
 from producers.intake import metrics
 from producers.intake.problems import Problem, outcome_unknown, unavailable
+from producers.intake.sets import SetWriter
 from producers.intake.writing import Accepted, Answer, KeyTaken, Link, UniqueHeld
 
 log = structlog.get_logger()
@@ -69,6 +70,8 @@ class Writers:
         self._database = database
         self._deadline = deadline
         self._waker = waker
+        #: Those of batches have a thread of their own, so that nobody waits behind a set.
+        self.sets = SetWriter(database, deadline)
         self._waiting: deque[Pending] = deque()
         #: Those that met a lock. One thread at a time sees to them, so that the others always serve those that need not wait.
         self._locked: deque[Pending] = deque()
@@ -81,6 +84,7 @@ class Writers:
 
     def start(self) -> None:
         self._waker.start()
+        self.sets.start()
         for thread in self._threads:
             thread.start()
 
@@ -110,6 +114,7 @@ class Writers:
         with self._lock:
             self._closing = True
             self._arrived.notify_all()
+        self.sets.close()
         for thread in self._threads:
             thread.join(self._deadline)
         self._waker.close()
@@ -269,6 +274,10 @@ class Writers:
             answers[0][0].loop.call_soon_threadsafe(_tell, answers)
 
 
+def key_taken() -> Problem:
+    return Problem("key-reused", "this Idempotency-Key was used before for another body; nothing was accepted")
+
+
 def unique_held(wish: Submission, answer: UniqueHeld) -> Problem:
     assert wish.unique is not None
     detail = f"the unique key {wish.unique.key!r} is held by job {answer.holder}; nothing was accepted"
@@ -283,8 +292,7 @@ def _tell(answers: Sequence[tuple[Pending, Answer | Exception]]) -> None:
             case Accepted():
                 member.answer.set_result(answer)
             case KeyTaken():
-                detail = "this Idempotency-Key was used before for another body; nothing was accepted"
-                member.answer.set_exception(Problem("key-reused", detail))
+                member.answer.set_exception(key_taken())
             case UniqueHeld():
                 member.answer.set_exception(unique_held(member.submission, answer))
             case _:

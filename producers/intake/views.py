@@ -74,6 +74,35 @@ class ValidView(View):
     labels: dict[str, str]
 
 
+class BatchItemView(View):
+    status: int = Field(description="202, or that of its problem")
+    id: UUID | None = Field(None, description="the job's, if it was accepted")
+    replayed: bool = Field(False, description="it was accepted before")
+    held: bool = Field(False, description="it is the job that holds the unique key")
+    problem: dict[str, Any] | None = Field(None, description="why it was refused; pointers are from the item")
+
+
+class BatchAnswerView(View):
+    batch_id: UUID
+    items: list[BatchItemView]
+    problem: dict[str, Any] | None = Field(None, description="why the body was not taken to its end")
+
+
+class AtomicBatchView(View):
+    batch_id: UUID
+    ids: list[UUID] = Field(description="a job for each item, in order")
+
+
+class BatchView(View):
+    id: UUID
+    state: Literal["receiving", "active", "ended"]
+    created_at: datetime
+    items: int | None = Field(description="null until its body was read to the end")
+    accepted: int
+    refused: int
+    counts: dict[State, int] = Field(description="its jobs by state")
+
+
 class ReplayedView(JobView):
     expiry_dropped: bool = Field(description="its `expires_at` had to go, so that it can run again")
 

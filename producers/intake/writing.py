@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 import structlog
 
 from config import failpoints
-from ledger import jobs, unique
+from ledger import batches, jobs, unique
+from ledger.batches import Batch
 from ledger.connection import Database
 from ledger.jobs import Submission, Times
 from ledger.unique import Outcome
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +96,31 @@ class Link:
             outcome = self._submit(connection, submissions)
             failpoints.reach("intake.after_commit")
             try:
-                answers = [self._answer(connection, wish, outcome) for wish in submissions]
+                answers = _answer(connection, submissions, outcome)
             except psycopg.Error:
                 self.close()  # the set is committed: whatever goes wrong from here on is a loss, and no refusal
                 raise
+        self._note_success()
+        return answers
+
+    def run(self, write: Callable[[psycopg.Connection[Any]], T], seconds: float) -> T:
+        """Write in one transaction, which is committed when `write` returns. Raises psycopg.Error, and what `write` raises: then nothing of
+        it is written, unless the connection is `lost`.
+        """
+        connection = self._connection
+        assert connection is not None
+        with self._database.watchdog.guard(connection, seconds):
+            with connection.transaction():
+                written = write(connection)
+                failpoints.reach("intake.before_commit")
+            failpoints.reach("intake.after_commit")
+        self._note_success()
+        return written
+
+    def _note_success(self) -> None:
         if self._outage:
             log.info("the ledger is back")
         self._outage = False
-        return answers
 
     def _submit(self, connection: psycopg.Connection[Any], submissions: Sequence[Submission]) -> Outcome:
         if any(wish.unique for wish in submissions):
@@ -108,21 +128,59 @@ class Link:
                 return unique.submit(connection, submissions, wake=True)
         return Outcome(jobs.submit(connection, submissions, wake=True))  # in autocommit: the statement is the transaction
 
-    def _answer(self, connection: psycopg.Connection[Any], wish: Submission, outcome: Outcome) -> Answer:
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive items of a batch, from item `start` on; None for one that was refused. `ends`: how many items there are, if this is the last part."""
+
+    start: int
+    wishes: Sequence[Submission | None]
+    digest: bytes
+    ends: int | None = None
+
+
+def write_part(tx: psycopg.Connection[Any], batch: Batch, part: Part) -> tuple[UUID, list[Answer | None]]:
+    """Write a set of a batch, or what is missing of it, in an open transaction. Returns the batch's id and an answer for each item.
+
+    Raises batches.BatchReusedError.
+    """
+    batch = replace(batch, id=batches.open_batch(tx, batch))
+    there = batches.lock_set(tx, batch, part.start, len(part.wishes), part.digest)
+    missing = [wish for wish, job in zip(part.wishes, there, strict=True) if wish is not None and job is None]
+    answers: dict[UUID, Answer] = {}
+    if missing:
+        special = any(wish.unique for wish in missing)
+        outcome = unique.submit(tx, missing, wake=True) if special else Outcome(jobs.submit(tx, missing, wake=True))
+        answers = {wish.id: answer for wish, answer in zip(missing, _answer(tx, missing, outcome), strict=True)}
+    results = [
+        Accepted(job, repeated=wish is None or job != wish.id) if job is not None else None if wish is None else answers[wish.id]
+        for wish, job in zip(part.wishes, there, strict=True)
+    ]
+    if missing:
+        batches.fill_set(tx, batch, part.start, [each.job_id if isinstance(each, Accepted) else None for each in results])
+    if part.ends is not None:
+        batches.end_batch(tx, batch, part.ends)
+    return batch.id, results
+
+
+def _answer(tx: psycopg.Connection[Any], wishes: Sequence[Submission], outcome: Outcome) -> list[Answer]:
+    """What became of each. One that is not new has its key taken, or an earlier try of this very submission was committed after all."""
+    old = [wish for wish in wishes if wish.id not in outcome.new and wish.id not in outcome.held]
+    named = [(wish.tenant_id, wish.key) for wish in old if wish.key is not None]
+    found = jobs.find_keys(tx, named) if named else {}
+
+    def answer(wish: Submission) -> Answer:
         if wish.id in outcome.new:
             return Accepted(wish.id, times=outcome.new[wish.id])
         if held := outcome.held.get(wish.id):
             return UniqueHeld(held.holder) if held.refused else Accepted(held.holder, held=True)
-        return self._settle(connection, wish)
-
-    def _settle(self, connection: psycopg.Connection[Any], wish: Submission) -> Answer:
-        """It was not new: either its key was taken, or an earlier try of this very submission has been committed after all."""
         if wish.key is None:
             return Accepted(wish.id)
-        found = jobs.find_key(connection, wish.tenant_id, wish.key)
-        if found is None:
+        if (wish.tenant_id, wish.key) not in found:
             raise psycopg.errors.SerializationFailure("the idempotency key's time ran out just now")
-        job_id, fingerprint = found
+        job_id, fingerprint = found[wish.tenant_id, wish.key]
         if job_id == wish.id:
             return Accepted(wish.id)
         return Accepted(job_id, repeated=True) if fingerprint == wish.fingerprint else KeyTaken()
+
+    return [answer(wish) for wish in wishes]

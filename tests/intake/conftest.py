@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ import pytest
 from config.ids import uuid7
 from config.settings import Settings
 from console.servers.postgres import PostgresServer
-from ledger import attempts, keys, workers
+from ledger import archive, attempts, keys, workers
 from ledger.attempts import End, Lease
 from ledger.connection import Database, Deadlines
 from ledger.migrate import migrate
@@ -195,6 +196,15 @@ def count(database: Database, api: Api, table: str = "jobs") -> int:
         row = tx.execute(query, (api.slug,)).fetchone()  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert row
     return row[0]
+
+
+def archive_all(database: Database) -> None:
+    """Everything that has ended leaves the live tables."""
+    with database.plumbing(60) as tx:
+        archive.open_partitions(tx, datetime.now(UTC).date())
+        after = None
+        while (step := archive.archive(tx, timedelta(0), after, limit=10_000)).after is not None:
+            after = step.after
 
 
 def eventually(holds: Callable[[], object], seconds: float = 10) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,12 +11,12 @@ import pytest
 
 import producers
 from config.ids import uuid7
-from ledger import archive, unique
+from ledger import unique
 from ledger.connection import Database
 from ledger.jobs import Submission, Unique
 from producers.intake.views import JobView
 from tests.intake.commands import HANDLERS, Note
-from tests.intake.conftest import NOTE, PAY, Api, Worker, count, eventually
+from tests.intake.conftest import NOTE, PAY, Api, Worker, archive_all, count, eventually
 
 
 def body(on_conflict: str = "return", hold: object = "active", key: str = "cart-17", **fields: Any) -> dict[str, Any]:
@@ -96,9 +95,7 @@ def test_one_that_runs_is_not_touched_and_one_waits_behind_it(api: Api, worker: 
 def test_for_ever_outlives_the_job_and_its_place(api: Api, worker: Worker, database: Database):
     holder = api.submit(body(hold="forever")).json()["id"]
     worker.complete(worker.begin(holder), '{"length": 5}')
-    with database.plumbing() as tx:
-        archive.open_partitions(tx, tx.execute("select current_date").fetchall()[0][0])
-        archive.archive(tx, timedelta(0), None, limit=10_000)
+    archive_all(database)
 
     again = api.submit(body())
     refused = api.submit(body("reject"))
@@ -110,9 +107,7 @@ def test_for_ever_outlives_the_job_and_its_place(api: Api, worker: Worker, datab
 def test_what_was_archived_holds_nothing_and_leaves_no_key(api: Api, worker: Worker, database: Database):
     holder = api.submit(body()).json()["id"]
     worker.complete(worker.begin(holder), "null")
-    with database.plumbing() as tx:
-        archive.open_partitions(tx, tx.execute("select current_date").fetchall()[0][0])
-        archive.archive(tx, timedelta(0), None, limit=10_000)
+    archive_all(database)
 
     assert count(database, api, "unique_keys") == 0
     assert api.submit(body("reject")).status_code == 202

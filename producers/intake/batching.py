@@ -1,0 +1,523 @@
+"""`POST /v1/jobs/batch`: read, check and write up to 10,000 submissions as they arrive, a set at a time; and how a batch stands.
+
+What is kept of a batch is the set under way, the one before it that is being written, and a short answer for each item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import pickle
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import IO, Any, cast
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from config.ids import uuid7
+from config.settings import Settings
+from ledger import batches
+from ledger.batches import Batch, BatchReusedError, Known
+from ledger.jobs import Submission
+from ledger.reading import FINAL
+from producers import strict_json
+from producers.intake import metrics
+from producers.intake.auth import SUBMIT, Access, Reader, authenticate
+from producers.intake.contract import Responses, header, problems
+from producers.intake.parsing import KEY_PATTERN, check_encoding, read_flag, read_key, read_traceparent, unreadable
+from producers.intake.parts import Parts, Tx, parts_of
+from producers.intake.problems import Problem, as_problem, not_found, unavailable
+from producers.intake.representation import answer, utc
+from producers.intake.splitting import Array, BrokenError, Item, Lines, Splitter
+from producers.intake.submitting import key_taken, unique_held
+from producers.intake.views import AtomicBatchView, BatchAnswerView, BatchView
+from producers.intake.writing import Accepted, Answer, KeyTaken, Part, UniqueHeld, write_part
+from producers.submission import BatchItem, InvalidSubmission, UnknownCommandError, fingerprint_of, prepare, read_item
+
+router = APIRouter(prefix="/v1/batches", tags=["jobs"])
+
+MOST_ITEMS = 10_000
+#: Items, and bytes of their text, in one set.
+SET_ITEMS = 500
+SET_BYTES = 1 << 20
+#: Batches that one intake receives at a time; each may hold two sets.
+MOST_BATCHES = 64
+#: A body that comes slower than this, in bytes a second, after the first `request_deadline` seconds, is given up.
+LEAST_RATE = 64 << 10
+#: Seconds of checking after which other requests have their turn.
+SLICE = 0.001
+#: Errors of an atomic batch that are told.
+MOST_ERRORS = 100
+
+EXAMPLE: list[dict[str, Any]] = [
+    {"command": "orders.ship", "payload": {"order_id": "0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f"}, "idempotency_key": "ship-17"},
+    {"command": "orders.ship", "payload": {"order_id": "0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e60"}, "delay": 30},
+]
+
+_JSON = re.compile(r'application/json\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
+_LINES = re.compile(r'application/(x-)?(ndjson|jsonl)\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Receiving:
+    """A batch on its way in."""
+
+    request: Request
+    parts: Parts
+    batch: Batch
+    known: Known | None
+    splitter: Splitter
+    trace: str | None
+    #: The set under way: its items, where it begins, how much text, and what tells it from another.
+    start: int = 0
+    wishes: list[Submission | None] = field(default_factory=list[Submission | None])
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    #: The answer to each item, in JSON; empty until it is known.
+    answers: list[bytes] = field(default_factory=list[bytes])
+    accepted: int = 0
+    new: int = 0
+    #: The set before, while it is written; why one could not be, and how many items were whole before it.
+    writing: asyncio.Task[None] | None = None
+    failed: Problem | None = None
+    whole: int | None = None
+
+    @property
+    def items(self) -> int:
+        return self.start + len(self.wishes)
+
+    def is_full(self) -> bool:
+        stored = self.known.sets.get(self.start) if self.known else None
+        if stored is not None:
+            return len(self.wishes) >= stored
+        return len(self.wishes) >= SET_ITEMS or self.size >= SET_BYTES
+
+    def add(self, raw: Item) -> Problem | None:
+        """Check an item and put it into the set. Returns what is wrong with it. Raises BrokenError where it is no JSON at all."""
+        if self.items >= MOST_ITEMS:
+            raise BrokenError(f"a batch has at most {MOST_ITEMS} items", "too-large")
+        if self.known is not None and self.known.items is not None and self.items >= self.known.items:
+            raise BatchReusedError
+        self.size += 0 if raw is None else len(raw)
+        try:
+            self.wishes.append(self._check(raw))
+        except (Problem, InvalidSubmission, UnknownCommandError) as error:
+            self.wishes.append(None)
+            return as_problem(error, self.request)
+        return None
+
+    def _check(self, raw: Item) -> Submission:
+        settings = self.parts.settings
+        if raw is None:
+            self._tell_apart(b"too large")
+            raise Problem("too-large", f"an item must be at most {settings.max_job_bytes} bytes")
+        try:
+            body = strict_json.read(raw, settings.max_depth)
+        except strict_json.JsonSyntaxError as error:
+            if self.splitter.fragile:
+                raise BrokenError(f"item {self.items}: {error.detail}") from None
+            self._tell_apart(raw)
+            raise unreadable(error) from None
+        except strict_json.JsonError as error:
+            self._tell_apart(raw)
+            raise unreadable(error) from None
+        fingerprint = self._fingerprint(body)
+        wish = read_item(body)
+        return prepare(
+            wish,
+            self.parts.handlers,
+            self.batch.tenant_id,
+            key=wish.idempotency_key,
+            fingerprint=fingerprint if wish.idempotency_key else b"",
+            who=self.batch.who,
+            traceparent=self.trace,
+        )
+
+    def _fingerprint(self, body: Any) -> bytes:
+        """The same as that of the item submitted by itself, under its key."""
+        fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {"": body}
+        key = fields.get("idempotency_key")
+        if key is None and self.batch.key is None:
+            return b""
+        fingerprint = fingerprint_of({name: value for name, value in fields.items() if name != "idempotency_key"})
+        self._tell_apart(fingerprint + orjson.dumps(key))
+        return fingerprint
+
+    def _tell_apart(self, text: bytes) -> None:
+        if self.batch.key is not None:
+            self.digest.update(hashlib.sha256(text).digest())
+
+    async def settle(self) -> None:
+        """Wait for the set that is being written."""
+        if self.writing is not None:
+            await self.writing
+            self.writing = None
+
+    def take(self, *, last: bool = False) -> Part:
+        """The set under way, to be written; another one begins."""
+        part = Part(self.start, self.wishes, self.digest.digest(), self.items if last else None)
+        self.start, self.wishes, self.size, self.digest = self.items, [], 0, hashlib.sha256()
+        return part
+
+
+async def accept_batch(request: Request) -> Response:
+    parts = parts_of(request)
+    key = await authenticate(request, SUBMIT)
+    atomic = read_flag(request.query_params, "atomic")
+    name = read_key(request.headers)
+    splitter = _splitter(request, parts.settings)
+    tenant_id = key.tenant_id
+    assert tenant_id is not None
+    known = await parts.door.use_aside(Access(key), lambda tx: batches.find(tx, tenant_id, name)) if name else None
+    if known is not None and known.atomic != atomic:
+        raise _reused()
+    batch = Batch(tenant_id, known.id if known else uuid7(), name, atomic, f"key:{key.prefix}")
+    receiving = Receiving(request, parts, batch, known, splitter, read_traceparent(request.headers))
+    sets = parts.writers.sets
+    if sets.receiving >= MOST_BATCHES:
+        raise unavailable("too many batches are being received; nothing was accepted")
+    sets.receiving += 1
+    try:
+        return await (_accept_all_or_none(receiving) if atomic else _accept_each(receiving))
+    finally:
+        sets.receiving -= 1
+
+
+async def _accept_each(receiving: Receiving) -> Response:
+    """Item by item: what is refused does not touch the others, and what was written before the body breaks stands."""
+    stopped: Problem | None = None
+    try:
+        async for raw in _items(receiving):
+            problem = receiving.add(raw)
+            receiving.answers.append(b"" if problem is None else _refusal(receiving, problem))
+            if receiving.is_full() and not await _hand_over(receiving, receiving.take()):
+                break
+    except (Problem, BrokenError, BatchReusedError) as error:
+        stopped = _stop(error)
+    finally:
+        await receiving.settle()
+    if receiving.items and not receiving.failed:
+        await _hand_over(receiving, receiving.take(last=stopped is None))
+        await receiving.settle()
+    stopped = receiving.failed or stopped
+    if stopped is None and not receiving.answers:
+        raise _empty()
+    if stopped is not None and (receiving.accepted == 0 or (stopped.kind == "key-reused" and receiving.new == 0)):
+        raise stopped
+    return _told(receiving, stopped)
+
+
+async def _hand_over(receiving: Receiving, part: Part) -> bool:
+    """Have a set written, once the one before it is: while it is, the next is read. False if that one was not."""
+    await receiving.settle()
+    if receiving.failed is None:
+        receiving.writing = asyncio.create_task(_write(receiving, part))
+    return receiving.failed is None
+
+
+async def _write(receiving: Receiving, part: Part) -> None:
+    batch = receiving.batch
+    try:
+        batch_id, answers = await receiving.parts.writers.sets.submit(lambda tx: write_part(tx, batch, part))
+    except (Problem, BatchReusedError) as error:
+        receiving.failed = _stop(error)
+        receiving.whole = part.start
+        return
+    receiving.batch = replace(batch, id=batch_id)
+    _count(receiving, part, answers)
+    for place, (wish, each) in enumerate(zip(part.wishes, answers, strict=True), start=part.start):
+        if each is not None:
+            receiving.answers[place] = _result(receiving, wish, each)
+
+
+def _count(receiving: Receiving, part: Part, answers: Sequence[Answer | None]) -> None:
+    new = list(_new(part, answers))
+    receiving.accepted += sum(isinstance(each, Accepted) for each in answers)
+    receiving.new += len(new)
+    for command, number in Counter(wish.command for wish in new).items():
+        metrics.ACCEPTED.labels(command).inc(number)
+    if new:
+        metrics.SET_SIZE.observe(len(new))
+        receiving.parts.changes.tell(new[-1].id, new[-1].id, new[-1].tenant_id)  # whoever follows the tenant then sees all that is new
+
+
+def _new(part: Part, answers: Sequence[Answer | None]) -> Iterator[Submission]:
+    for wish, each in zip(part.wishes, answers, strict=True):
+        if wish is not None and isinstance(each, Accepted) and each.job_id == wish.id:
+            yield wish
+
+
+async def _accept_all_or_none(receiving: Receiving) -> Response:
+    """Checked items wait in a file, if they are many, until all are there; then all are written in one transaction."""
+    errors: list[tuple[str, str]] = []
+    spooled = 0
+    with tempfile.SpooledTemporaryFile(max_size=SET_BYTES) as file:
+        try:
+            async for raw in _items(receiving):
+                if len(errors) >= MOST_ERRORS:
+                    continue
+                problem = receiving.add(raw)
+                if problem is not None:
+                    errors += _at(receiving.items - 1, problem)
+                if receiving.is_full():
+                    await asyncio.to_thread(pickle.dump, receiving.take(), file, pickle.HIGHEST_PROTOCOL)
+                    spooled += 1
+        except (BrokenError, BatchReusedError) as error:
+            raise _stop(error) from None
+        if errors:
+            raise _none(errors)
+        if not receiving.items:
+            raise _empty()
+        await asyncio.to_thread(pickle.dump, receiving.take(last=True), file, pickle.HIGHEST_PROTOCOL)
+        return await _write_all(receiving, file, spooled + 1)
+
+
+async def _write_all(receiving: Receiving, file: IO[bytes], parts: int) -> Response:
+    batch = receiving.batch
+
+    def write(tx: Tx) -> tuple[UUID, list[UUID], Counter[str]]:
+        file.seek(0)
+        ids: list[UUID] = []
+        new: Counter[str] = Counter()
+        batch_id = batch.id
+        for _ in range(parts):
+            part: Part = pickle.load(file)  # noqa: S301  our own, and nameless on the disk
+            batch_id, answers = write_part(tx, batch, part)
+            ids += _all_of(part, answers)
+            new.update(wish.command for wish in _new(part, answers))
+        return batch_id, ids, new
+
+    try:
+        batch_id, ids, new = await receiving.parts.writers.sets.submit(write, sets=parts)
+    except BatchReusedError as error:
+        raise _stop(error) from None
+    for command, number in new.items():
+        metrics.ACCEPTED.labels(command).inc(number)
+    if new:
+        receiving.parts.changes.tell(ids[-1], ids[-1], batch.tenant_id)
+    headers = {"location": f"/v1/batches/{batch_id}"} | ({} if new else {"idempotency-replayed": "true"})
+    return answer({"batch_id": batch_id, "ids": ids}, 202, headers)
+
+
+def _all_of(part: Part, answers: Sequence[Answer | None]) -> list[UUID]:
+    """The jobs of a set. Raises Problem if one of them was refused: then none may stay."""
+    errors: list[tuple[str, str]] = []
+    ids: list[UUID] = []
+    for place, (wish, each) in enumerate(zip(part.wishes, answers, strict=True), start=part.start):
+        if isinstance(each, Accepted):
+            ids.append(each.job_id)
+        else:
+            assert wish is not None
+            assert each is not None
+            errors += _at(place, _refused(wish, each))
+    if errors:
+        raise _none(errors)
+    return ids
+
+
+def _at(place: int, problem: Problem) -> list[tuple[str, str]]:
+    """An item's errors, as they are called from the batch."""
+    return [(f"/{place}{pointer}", detail) for pointer, detail in problem.errors] or [(f"/{place}", problem.detail)]
+
+
+def _none(errors: Sequence[tuple[str, str]]) -> Problem:
+    detail = f"{len(errors)} things are wrong with the items, at least; nothing was accepted"
+    return Problem("invalid", detail, errors=errors[:MOST_ERRORS])
+
+
+def _empty() -> Problem:
+    return Problem("invalid", "a batch has at least one item", errors=[("", "expected at least one submission, got none")])
+
+
+def _stop(error: Problem | BrokenError | BatchReusedError) -> Problem:
+    """Why a batch ends before its body does."""
+    match error:
+        case Problem():
+            return error
+        case BrokenError():
+            return Problem(error.kind, error.detail)
+        case BatchReusedError():
+            return Problem("key-reused", "this Idempotency-Key was used before for another batch; nothing of this body was accepted")
+
+
+def _reused() -> Problem:
+    return _stop(BatchReusedError())
+
+
+def _refused(wish: Submission, each: KeyTaken | UniqueHeld) -> Problem:
+    return unique_held(wish, each) if isinstance(each, UniqueHeld) else key_taken()
+
+
+def _result(receiving: Receiving, wish: Submission | None, each: Answer) -> bytes:
+    """One item's answer."""
+    if not isinstance(each, Accepted):
+        assert wish is not None
+        return _refusal(receiving, _refused(wish, each))
+    more = b',"replayed":true' if each.repeated else b',"held":true' if each.held else b""
+    return b'{"status":202,"id":"%b"%b}' % (str(each.job_id).encode(), more)
+
+
+def _refusal(receiving: Receiving, problem: Problem) -> bytes:
+    return orjson.dumps({"status": problem.status, "problem": problem.document(receiving.request.url.path)})
+
+
+def _told(receiving: Receiving, stopped: Problem | None) -> Response:
+    """All answers in one; `problem`, where the body could not be taken to its end, says why."""
+    whole = receiving.answers[: receiving.whole]
+    batch_id = str(receiving.batch.id).encode()
+    body = b'{"batch_id":"%b","items":[%b]' % (batch_id, b",".join(whole))
+    if stopped is not None:
+        stopped.detail += (
+            f". Items 0 to {len(whole) - 1} are answered for; what follows was refused or is unknown, and a repeat may finish it"
+        )
+        body += b',"problem":' + orjson.dumps(stopped.document(receiving.request.url.path))
+    headers = {"cache-control": "no-store", "location": f"/v1/batches/{receiving.batch.id}"}
+    if stopped is None and receiving.new == 0 and receiving.accepted:
+        headers["idempotency-replayed"] = "true"
+    return Response(body + b"}", 207, headers, "application/json")
+
+
+async def _items(receiving: Receiving) -> AsyncIterator[Item]:
+    """The items as they arrive. Raises Problem and BrokenError. Lets other requests have their turn."""
+    splitter = receiving.splitter
+    turn = time.perf_counter() + SLICE
+    async for chunk in _chunks(receiving.request, receiving.parts.settings):
+        for raw in splitter.feed(chunk):
+            yield raw
+            if time.perf_counter() > turn:
+                await asyncio.sleep(0)
+                turn = time.perf_counter() + SLICE
+    for raw in splitter.close():
+        yield raw
+
+
+async def _chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+    """The body in the pieces it comes in, which have to come fast enough; the time that we take ourselves is not the client's."""
+    limit, size, waited = settings.max_batch_bytes, 0, 0.0
+    too_large = Problem("too-large", f"the body must be at most {limit} bytes")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > limit:
+        raise too_large
+    stream = request.stream()
+    while True:
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(settings.request_deadline + size / LEAST_RATE - waited):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            detail = f"the body came slower than {LEAST_RATE} bytes a second, after {settings.request_deadline:g} s"
+            raise Problem("request-timeout", detail, headers={"connection": "close"}) from None
+        if chunk is None:
+            return
+        waited += time.monotonic() - asked
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        yield chunk
+
+
+def _splitter(request: Request, settings: Settings) -> Splitter:
+    given = request.headers.get("content-type", "")
+    check_encoding(request.headers)
+    if _JSON.fullmatch(given):
+        return Array(settings.max_job_bytes)
+    if _LINES.fullmatch(given):
+        return Lines(settings.max_job_bytes)
+    raise Problem("unsupported-media-type", f"the body must be application/json or application/x-ndjson in UTF-8, got {given[:100]!r}")
+
+
+@router.get("/{batch_id}", response_model=BatchView, operation_id="show_batch")
+def show_batch(request: Request, access: Reader, batch_id: UUID) -> Response:
+    """How its jobs stand. `receiving` until its body was read to the end (one whose connection was cut stays so until it is repeated with its
+    key), then `active` while a job is open, then `ended`. Kept for as long as ended jobs are.
+    """
+
+    def read(tx: Tx) -> Response:
+        found = batches.read(tx, batch_id, access.tenants(tx))
+        if found is None:
+            raise not_found(f"batch {batch_id}")
+        state = "receiving" if found.items is None else "ended" if found.counts.keys() <= FINAL else "active"
+        shown = {"id": found.id, "state": state, "created_at": utc(found.created_at), "items": found.items}
+        return answer({**shown, "accepted": found.accepted, "refused": found.refused, "counts": found.counts})
+
+    return parts_of(request).door.use_for(access, read)
+
+
+class AnotherMethod:
+    """An ASGI app: another method at the batch's path, which would else be taken for a job's id."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._call = scope, receive, send
+
+    def __await__(self) -> Generator[Any, None, None]:
+        scope, receive, send = self._call
+        problem = Problem("method-not-allowed", f"{scope['method']} is not known at {scope['path']}", headers={"allow": "POST"})
+        return problem.response(scope["path"])(scope, receive, send).__await__()
+
+
+def document() -> dict[str, Any]:
+    """The route's part of the OpenAPI document."""
+    shown = {
+        "Location": header("the batch"),
+        "Idempotency-Replayed": header("true for a repeat that added no job"),
+    }
+    link = {"show_batch": {"operationId": "show_batch", "parameters": {"batch_id": "$response.body#/batch_id"}}}
+    responses: Responses = {
+        "202": {
+            "description": "With `atomic`: all are accepted",
+            "headers": shown,
+            "content": {"application/json": {"schema": AtomicBatchView.model_json_schema()}},
+            "links": link,
+        },
+        "207": {
+            "description": "An answer for each item, in order: 202 is as binding as that of a single submission. With `problem`, the body was not"
+            " taken to its end: the items that are answered for stand, what follows was refused or is unknown",
+            "headers": shown,
+            "content": {"application/json": {"schema": BatchAnswerView.model_json_schema()}},
+            "links": link,
+        },
+        **{str(status): each for status, each in problems(408, "key-in-flight", 413, 415, "invalid", "key-reused").items()},
+    }
+    flag = {"type": "boolean", "default": False}
+    operation: dict[str, Any] = {
+        "operationId": "accept_batch",
+        "summary": "Submit up to 10,000 jobs",
+        "description": "An array, or a submission a line. Items are kept as they arrive. After a cut connection, repeat it with its Idempotency-Key: the"
+        " same jobs, and what was missing. Items without any key would be submitted again. `Prefer: wait` is ignored.",
+        "tags": ["jobs"],
+        "x-roles": sorted(SUBMIT),
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "the caller's name for this batch: the same key and items are the same batch and the same jobs",
+                "schema": {"type": "string", "pattern": KEY_PATTERN},
+            },
+            {"name": "atomic", "in": "query", "required": False, "description": "all items, or none", "schema": flag},
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"type": "array", "minItems": 1, "maxItems": MOST_ITEMS, "items": BatchItem.model_json_schema()},
+                    "examples": {"two": {"value": EXAMPLE}},
+                },
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "an item a line"},
+                    "examples": {"two": {"value": "".join(f"{orjson.dumps(item).decode()}\n" for item in EXAMPLE)}},
+                },
+            },
+        },
+        "responses": responses,
+    }
+    return {"post": operation}
