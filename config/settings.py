@@ -25,6 +25,10 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="where the intake listens")
     port: int = Field(8470, ge=0, le=65535, description="0 takes a free one")
+    trusted_proxies: str = Field(
+        "",
+        description="addresses or networks, with commas between, whose X-Forwarded-For is believed; the audit's origin is the peer's otherwise",
+    )
 
     processes: int = Field(2, ge=1, le=256, description="worker processes of one `haulier work`")
     threads: int = Field(2, ge=1, le=256, description="worker threads of each process")

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import psycopg
 import typer
 
+from console.auditing import note
 from console.failing import FailedError, WrongUseError
 from console.printing import Json, print_facts, print_json, print_table
+from console.scanning import scan_keys
 from console.starting import AWAY, read_settings
 from ledger import audit, roles
 from ledger import keys as ledger_keys
@@ -21,6 +23,9 @@ from ledger.roles import Role
 
 tenants = typer.Typer(help="Tenants: whose jobs are whose.", no_args_is_help=True)
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
+
+Prefix = Annotated[str, typer.Argument(help="what stands between hl_ and the next underscore")]
+Reason = Annotated[str | None, typer.Option(help="why, for the audit")]
 
 
 @tenants.command("create")
@@ -32,7 +37,10 @@ def create_tenant(
     """Make a tenant."""
     with ledger() as tx:
         try:
-            tenant = ledger_keys.add_tenant(tx, slug, name or slug)
+            with tx.transaction():
+                tenant = ledger_keys.add_tenant(tx, slug, name or slug)
+                if tenant is not None:
+                    note(tx, tenant.id, "tenant.create", slug)
         except psycopg.errors.CheckViolation:
             raise WrongUseError(f"a slug is lower-case letters, digits and hyphens, got {slug!r}; nothing was made") from None
     if tenant is None:
@@ -103,9 +111,11 @@ def create_key(
     if (role == "platform") != (tenant is None):
         raise WrongUseError("a platform key belongs to no tenant, and every other key to one: add or drop --tenant")
     until = expires_at.replace(tzinfo=UTC) if expires_at else None
-    with ledger() as tx:
-        owner = _find_tenant(tx, tenant) if tenant else None
-        key_id, key = ledger_keys.add_key(tx, owner.id if owner else None, role, name or role, payloads=payloads, expires_at=until)
+    facts: dict[str, Any] = {"role": role, "payloads": payloads, "name": name or role}
+    with ledger() as tx, tx.transaction():
+        owner = _find_tenant(tx, tenant).id if tenant else None
+        key_id, key = ledger_keys.add_key(tx, owner, role, name or role, payloads=payloads, expires_at=until)
+        note(tx, owner, "key.create", ledger_keys.read_prefix(key), expires_at=until, **facts)
     made = {"id": key_id, "key": key, "prefix": ledger_keys.read_prefix(key), "role": role, "tenant": tenant, "name": name or role}
     if as_json:
         print_json(made | {"payloads": payloads, "expires_at": until})
@@ -122,18 +132,61 @@ def list_keys(tenant: Annotated[str | None, typer.Option(help="only this tenant'
     if as_json:
         print_json({"items": [_key(key) for key in found], "next_cursor": None})
         return
-    columns = ["prefix", "role", "tenant", "name", "payloads", "created", "expires", "revoked"]
-    facts = [(key.prefix, key.role, key.tenant, key.name, key.payloads, key.created_at, key.expires_at, key.revoked_at) for key in found]
-    print_table(columns, facts)
+    columns = ["prefix", "role", "tenant", "name", "payloads", "created", "last used", "expires", "revoked"]
+    names = ("prefix", "role", "tenant", "name", "payloads", "created_at", "last_used_at", "expires_at", "revoked_at")
+    print_table(columns, [[getattr(key, name) for name in names] for key in found])
 
 
 @keys.command("revoke")
-def revoke_key(prefix: Annotated[str, typer.Argument(help="what stands between hl_ and the next underscore")]) -> None:
+def revoke_key(prefix: Prefix, reason: Reason = None) -> None:
     """Revoke a key. An intake that has just seen it may take it for some seconds more."""
-    with ledger() as tx:
+    with ledger() as tx, tx.transaction():
+        key = _find_key(tx, prefix)
         if not ledger_keys.revoke_key(tx, prefix):
-            raise FailedError(f"there is no live key {prefix!r}; nothing changed")
+            raise _no_live_key(prefix)
+        note(tx, key.tenant_id, "key.revoke", prefix, reason=reason, name=key.name, role=key.role)
     print(f"key {prefix} revoked")
+
+
+@keys.command("rotate")
+def rotate_key(
+    prefix: Prefix,
+    overlap: Annotated[float, typer.Option(min=0, max=30 * 86400, help="seconds for which the old key is still good")] = 3600,
+    expires_at: Annotated[
+        datetime | None, typer.Option(help="of the new key, UTC; it lives as long as the old one was to by default")
+    ] = None,
+    reason: Reason = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key that may do the same, and let the old one run out. Shows the new key, this once."""
+    with ledger() as tx, tx.transaction():
+        old = _find_key(tx, prefix)
+        made = ledger_keys.rotate_key(tx, prefix, overlap, expires_at.replace(tzinfo=UTC) if expires_at else None)
+        if made is None:
+            raise _no_live_key(prefix)
+        key_id, key, until = made
+        new_prefix = ledger_keys.read_prefix(key)
+        note(tx, old.tenant_id, "key.rotate", prefix, reason=reason, new=new_prefix, overlap=overlap)
+    shown = {"id": key_id, "key": key, "prefix": new_prefix, "role": old.role, "tenant": old.tenant, "name": old.name}
+    if as_json:
+        print_json(shown | {"payloads": old.payloads, "expires_at": until})
+    else:
+        print_facts(shown)
+        print(f"It is shown only this once. The key {prefix} is good for {overlap:g} s more.")
+
+
+keys.command("scan")(scan_keys)
+
+
+def _find_key(tx: psycopg.Connection[Any], prefix: str) -> Key:
+    found = next((key for key in ledger_keys.list_keys(tx, None) if key.prefix == prefix), None)
+    if found is None:
+        raise _no_live_key(prefix)
+    return found
+
+
+def _no_live_key(prefix: str) -> FailedError:
+    return FailedError(f"there is no live key {prefix!r}; nothing changed")
 
 
 @contextmanager
@@ -174,5 +227,5 @@ def _tenant(tenant: Tenant) -> dict[str, Any]:
 
 
 def _key(key: Key) -> dict[str, Any]:
-    names = ("id", "prefix", "role", "payloads", "name", "tenant", "created_at", "expires_at", "revoked_at")
+    names = ("id", "prefix", "role", "payloads", "name", "tenant", "created_at", "expires_at", "revoked_at", "last_used_at")
     return {name: getattr(key, name) for name in names}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,6 +44,8 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    #: To the minute, and some seconds late: it is written aside.
+    last_used_at: datetime | None
 
 
 def add_tenant(tx: Tx, slug: str, name: str) -> Tenant | None:
@@ -79,6 +82,15 @@ def read_prefix(key: str) -> str | None:
     return parts[1] if _checksum(key[:-6]) == key[-6:] else None
 
 
+#: What a secret scanner looks for; the checksum then tells a key from what only looks like one.
+PATTERN = re.compile(r"hl_([0-9A-Za-z]{8})_[0-9A-Za-z]{46}")
+
+
+def find_in(text: str) -> Iterator[str]:
+    """The prefixes of all keys that stand in a text: a leak."""
+    return (found[1] for found in PATTERN.finditer(text) if read_prefix(found[0]) is not None)
+
+
 def _checksum(text: str) -> str:
     number, digits = zlib.crc32(text.encode()), ""
     for _ in range(6):
@@ -108,7 +120,7 @@ def add_key(
 
 
 FIND = """
-select k.id, k.tenant_id, t.slug, k.prefix, k.role::text, k.payloads, k.name, k.created_at, k.expires_at, k.revoked_at, k.hash
+select k.id, k.tenant_id, t.slug, k.prefix, k.role::text, k.payloads, k.name, k.created_at, k.expires_at, k.revoked_at, k.last_used_at, k.hash
   from haulier.api_keys k left join haulier.tenants t on t.id = k.tenant_id
  where k.prefix = %s and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
 """
@@ -118,13 +130,13 @@ def find_key(tx: Tx, key: str) -> Key | None:
     """The live key that this text is, or None: unknown, revoked, expired, or not well-formed."""
     prefix = read_prefix(key)
     row = tx.execute(FIND, (prefix,)).fetchone() if prefix else None
-    if row is None or not secrets.compare_digest(row[10], hash_key(key)):
+    if row is None or not secrets.compare_digest(row[11], hash_key(key)):
         return None
-    return Key(*row[:10])
+    return Key(*row[:11])
 
 
 LIST = """
-select k.id, k.tenant_id, t.slug, k.prefix, k.role::text, k.payloads, k.name, k.created_at, k.expires_at, k.revoked_at
+select k.id, k.tenant_id, t.slug, k.prefix, k.role::text, k.payloads, k.name, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
   from haulier.api_keys k left join haulier.tenants t on t.id = k.tenant_id
  where %(all)s or k.tenant_id = any(%(tenants)s) order by k.id desc
 """
@@ -138,3 +150,46 @@ def list_keys(tx: Tx, tenants: Sequence[int] | None) -> list[Key]:
 def revoke_key(tx: Tx, prefix: str) -> bool:
     """False if there is no live key of that prefix."""
     return tx.execute("update haulier.api_keys set revoked_at = now() where prefix = %s and revoked_at is null", (prefix,)).rowcount == 1
+
+
+# The new one lives as long from now on as the old one was to live from its making, unless it is told otherwise.
+ROTATE = """
+with old as (
+    select id, tenant_id, role, payloads, name, created_at, expires_at from haulier.api_keys
+     where prefix = %(prefix)s and revoked_at is null and (expires_at is null or expires_at > now()) for update),
+shortened as (
+    update haulier.api_keys k set expires_at = least(old.expires_at, now() + make_interval(secs => %(overlap)s)) from old where k.id = old.id)
+insert into haulier.api_keys (id, tenant_id, prefix, hash, role, payloads, name, expires_at)
+select %(id)s, tenant_id, %(new_prefix)s, %(hash)s, role, payloads, name, coalesce(%(expires_at)s, now() + (expires_at - created_at)) from old
+returning id, expires_at
+"""
+
+
+def rotate_key(tx: Tx, prefix: str, overlap: float, expires_at: datetime | None = None) -> tuple[UUID, str, datetime | None] | None:
+    """Make a key that may do what this one may, which expires `overlap` seconds from now at the latest.
+
+    Returns the new one's id, the new key itself, and when it expires; None if there is no live key of that prefix.
+    """
+    key, new_prefix = make_key()
+    wanted = {
+        "prefix": prefix,
+        "overlap": overlap,
+        "id": uuid7(),
+        "new_prefix": new_prefix,
+        "hash": hash_key(key),
+        "expires_at": expires_at,
+    }
+    row = tx.execute(ROTATE, wanted).fetchone()
+    return None if row is None else (row[0], key, row[1])
+
+
+NOTE_USES = """
+update haulier.api_keys k set last_used_at = u.at from unnest(%s::uuid[], %s::timestamptz[]) as u(id, at)
+ where k.id = u.id and (k.last_used_at is null or k.last_used_at < u.at - interval '1 minute')
+"""
+
+
+def note_uses(tx: Tx, uses: Iterable[tuple[UUID, datetime]]) -> None:
+    """When each of these keys was last seen. Of several intakes that tell of one key within a minute, the first one writes."""
+    ids, times = zip(*sorted(uses), strict=True)
+    tx.execute(NOTE_USES, (list(ids), list(times)))

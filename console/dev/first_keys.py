@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 
+from console.auditing import note
 from console.dev.directory import DevDirectory
 from ledger import keys
 from ledger.connection import Database
@@ -21,7 +22,10 @@ def first_keys(url: str, directory: DevDirectory) -> dict[str, str]:
     database = Database(url, Role.OPERATOR, size=1, name="haulier dev")
     kept = directory.kept_keys()
     with database.plumbing() as tx, tx.transaction():
-        tenant = keys.add_tenant(tx, TENANT, "Development") or keys.find_tenant(tx, TENANT)
+        made = keys.add_tenant(tx, TENANT, "Development")
+        if made is not None:
+            note(tx, made.id, "tenant.create", made.slug)
+        tenant = made or keys.find_tenant(tx, TENANT)
         assert tenant is not None
         found = {role: _still_good(tx, kept.get(role), role, tenant) or _make(tx, role, tenant) for role in ROLES}
     database.close()
@@ -37,4 +41,7 @@ def _still_good(tx: psycopg.Connection[Any], text: str | None, role: str, tenant
 
 def _make(tx: psycopg.Connection[Any], role: str, tenant: Tenant) -> str:
     owner = None if role == "platform" else tenant.id
-    return keys.add_key(tx, owner, role, f"haulier dev's {role}", payloads=True)[1]
+    name = f"haulier dev's {role}"
+    key = keys.add_key(tx, owner, role, name, payloads=True)[1]
+    note(tx, owner, "key.create", keys.read_prefix(key), role=role, payloads=True, name=name)
+    return key

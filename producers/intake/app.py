@@ -24,6 +24,7 @@ from pipelines.load import load
 from producers.intake import batching, dead_letters, explaining, jobs, metrics, operating, pages, problems, streams, tenants
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
+from producers.intake.background import Background
 from producers.intake.contract import Contract
 from producers.intake.document import as_text, describe
 from producers.intake.gate import Gate
@@ -83,17 +84,20 @@ def _assemble(
     bus: Changes,
 ) -> Parts:
     door = Door(database, min(settings.request_deadline, database.deadlines.call))
-    keyring = Keyring(lambda text: door.use(lambda tx: keys.find_key(tx, text)))
+    keyring = Keyring(lambda text: door.use(lambda tx: keys.find_key(tx, text)), lambda uses: door.use(lambda tx: keys.note_uses(tx, uses)))
+    background = Background()
+    background.every(5, keyring.note_uses)
     writers = Writers(database, settings.request_deadline, Waker(database))
     redis = AsyncRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
     hub, tail = Hub(settings, door), Tail(settings, door)
-    return Parts(settings, door, handlers, keyring, writers, contract, bus, hub, tail, transport_problem, redis)
+    return Parts(settings, door, handlers, keyring, writers, contract, bus, hub, tail, transport_problem, background, redis)
 
 
 @contextlib.asynccontextmanager
 async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     parts: Parts = app.state.parts
     parts.writers.start()
+    parts.background.start()
 
     def take(hints: Hints) -> None:
         metrics.HINT_LAG.observe(max(0.0, time.time() - hints.since))
@@ -107,6 +111,7 @@ async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+        await asyncio.to_thread(parts.background.close)
         await asyncio.to_thread(parts.writers.close)
         await asyncio.to_thread(parts.changes.close)
         if parts.redis is not None:

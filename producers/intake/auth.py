@@ -7,7 +7,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Query
 from starlette.requests import Request
@@ -28,10 +30,25 @@ CHALLENGE = 'Bearer realm="haulier"'
 
 
 class Keyring:
-    """Keys seen lately. A revoked one is refused within `keep` seconds, and a thousand requests ask the ledger once."""
+    """Keys seen lately. A revoked one is refused within `keep` seconds, and a thousand requests ask the ledger once.
 
-    def __init__(self, find: Callable[[str], Key | None], *, keep: float = 3, size: int = 10_000) -> None:
+    `note` writes down when keys were used; it is called aside, with a key at most once in `note_every` seconds.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str], Key | None],
+        note: Callable[[list[tuple[UUID, datetime]]], object],
+        *,
+        keep: float = 3,
+        size: int = 10_000,
+        note_every: float = 60,
+    ) -> None:
         self._find = find
+        self._note = note
+        self._note_every = note_every
+        self._used: set[UUID] = set()
+        self._noted: dict[UUID, float] = {}
         self._keep = keep
         self._size = size
         self._known: dict[bytes, tuple[float, Key | None]] = {}
@@ -44,10 +61,24 @@ class Keyring:
         name = hashlib.sha256(text.encode()).digest()
         known = self._known.get(name)
         if known and known[0] > time.monotonic():
-            return known[1]
-        if name not in self._asked:
-            self._asked[name] = asyncio.create_task(self._ask(name, text))
-        return await asyncio.shield(self._asked[name])
+            key = known[1]
+        else:
+            if name not in self._asked:
+                self._asked[name] = asyncio.create_task(self._ask(name, text))
+            key = await asyncio.shield(self._asked[name])
+        if key is not None:
+            self._used.add(key.id)
+        return key
+
+    def note_uses(self) -> None:
+        """Write down which keys were used since the last time, but for those of which it has just been written."""
+        used, self._used = self._used, set()
+        now = time.monotonic()
+        self._noted = {key: at for key, at in self._noted.items() if at > now - self._note_every}
+        fresh = sorted(used - self._noted.keys())
+        if fresh:
+            self._note([(key, datetime.now(UTC)) for key in fresh])
+            self._noted.update(dict.fromkeys(fresh, now))
 
     async def _ask(self, name: bytes, text: str) -> Key | None:
         asked_at = time.monotonic()
@@ -150,7 +181,9 @@ async def only_platform(request: Request) -> Access:
 
 
 ENFORCED[only_platform] = PLATFORM
+Platform = Annotated[Access, Depends(only_platform)]
 
 
 def _origin(request: Request) -> str | None:
-    return request.client.host if request.client else None
+    """The caller's address; behind a proxy of `trusted_proxies`, as it says. Cut short, since it is somebody else's text then."""
+    return request.client.host[:64] if request.client else None

@@ -129,6 +129,7 @@ def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: A
         job = find_job(tx, job_id, access)
         payload = None if wish.payload is None else _edit(parts, job, wish.payload)
         _replay(tx, job, access, wish.reason, payload)
+        access.audit(tx, job.tenant_id, "job.replay", job.id, reason=wish.reason, edited=payload is not None)
         return _replayed(tx, parts, access, job), job
 
     shown, job = parts.door.use_for(access, replay)
@@ -160,6 +161,7 @@ def resolve_call(request: Request, access: Operator, job_id: UUID, found: Annota
         ):
             open_steps = ", ".join(calls.unknown(tx, job_id)) or "none"
             raise not_found(f"step {found.step!r} of unknown outcome in job {job_id}; there are: {open_steps}")
+        access.audit(tx, job.tenant_id, "job.resolve", job.id, reason=found.reason, step=found.step, outcome=found.outcome)
         if job.reason != "needs_review" or calls.unknown(tx, job_id):
             return None, job
         _replay(tx, job, access, found.reason, None)

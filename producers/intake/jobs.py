@@ -210,6 +210,7 @@ def cancel_job(request: Request, access: Canceller, job_id: UUID) -> Response:
 
     def cancel(tx: Tx) -> tuple[Response, Job]:
         job = _cancel(tx, find_job(tx, job_id, access), access)
+        access.audit(tx, job.tenant_id, "job.cancel", job.id)
         return answer(Viewer(access, parts.handlers, tx).job(job), 200 if job.state in FINAL else 202), job
 
     shown, job = parts.door.use_for(access, cancel)

@@ -12,6 +12,7 @@ SECONDS = Histogram(
 )
 ACCEPTED = Counter("haulier_jobs_accepted_total", "Jobs accepted", ["command"])
 REPEATED = Counter("haulier_submissions_repeated_total", "Submissions whose Idempotency-Key named a job already there")
+DENIED = Counter("haulier_requests_denied_total", "Requests without a valid key, or with one that may not do it", ["status"])
 SET_SIZE = Histogram("haulier_commit_jobs", "Jobs written by one commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200))
 
 WAITING = Gauge("haulier_requests_waiting", "Requests that wait for a job to change")

@@ -22,6 +22,7 @@ from producers.intake.problems import LOST, unavailable
 
 if TYPE_CHECKING:
     from producers.intake.auth import Access, Keyring
+    from producers.intake.background import Background
     from producers.intake.contract import Contract
     from producers.intake.hub import Hub
     from producers.intake.submitting import Writers
@@ -101,6 +102,7 @@ class Parts:
     hub: Hub
     tail: Tail
     transport_problem: Callable[[], str | None] | None
+    background: Background
     #: None where none is configured: everything then stays within this process.
     redis: AsyncRedis | None = None
     #: Set when the process was told to leave: it is not ready any more, and finishes what it has.

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from ledger.keys import read_prefix
+from producers.intake import metrics
 from producers.submission import InvalidSubmission, UnknownCommandError, point_at
 
 log = structlog.get_logger()
@@ -158,11 +160,28 @@ def _of_framework(error: HTTPException, request: Request) -> Problem:
     return Problem("malformed-request", str(error.detail), headers=headers)
 
 
+def _note_denial(request: Request, problem: Problem) -> None:
+    """Log and count it; of the credentials, no more than the prefix of what is formed as a key."""
+    metrics.DENIED.labels(problem.status).inc()
+    log.warning(
+        "a request was denied",
+        status=problem.status,
+        why=problem.detail,
+        key=read_prefix(request.headers.get("authorization", "").rpartition(" ")[2]),
+        origin=request.client.host[:64] if request.client else None,
+        method=request.method,
+        path=request.url.path[:200],
+    )
+
+
 def handle(app: FastAPI) -> None:
     """Answer every error of this app with a problem document."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return as_problem(error, request).response(request.url.path)
+        problem = as_problem(error, request)
+        if problem.status in {401, 403}:
+            _note_denial(request, problem)
+        return problem.response(request.url.path)
 
     for kind in (
         Problem,

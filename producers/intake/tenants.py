@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path
 from pydantic import ConfigDict, Field
@@ -12,7 +13,7 @@ from starlette.responses import Response
 
 from ledger import keys
 from ledger.keys import Key, Tenant
-from producers.intake.auth import Access, Administrator, only_platform
+from producers.intake.auth import Access, Administrator, Platform
 from producers.intake.contract import problems
 from producers.intake.dead_letters import Body, body_of, takes
 from producers.intake.parts import Tx, parts_of
@@ -40,7 +41,17 @@ class NewKey(Body):
     payloads: bool = Field(False, description="whether it shows payloads, results and tracebacks")
 
 
-Platform = Annotated[Access, Depends(only_platform)]
+class Rotation(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap": 3600, "reason": "the yearly change"}]})
+
+    overlap: float = Field(
+        3600, ge=0, le=30 * 86400, allow_inf_nan=False, description="seconds for which the old key is still good; 0 ends it at once"
+    )
+    expires_at: Moment | None = Field(None, description="of the new key; by default it lives as long as the old one was to live")
+    reason: Annotated[str, Field(min_length=1, max_length=1000, description="for the audit")] | None = None
+
+
+Prefix = Annotated[str, Path(max_length=36, description="or its id")]
 
 
 @router.get("/tenants", response_model=Tenants)
@@ -58,10 +69,15 @@ def list_tenants(request: Request, access: Platform) -> Response:
 )
 def add_tenant(request: Request, access: Platform, wish: Annotated[NewTenant, Depends(body_of(NewTenant))]) -> Response:
     """Its first key comes from POST /v1/keys?tenant=<slug>."""
-    tenant = parts_of(request).door.use_for(access, lambda tx: keys.add_tenant(tx, wish.slug, wish.name))
-    if tenant is None:
-        raise Problem("slug-taken", f"there is a tenant {wish.slug!r} already; nothing changed")
-    return answer(_show_tenant(tenant), 201)
+
+    def add(tx: Tx) -> Response:
+        tenant = keys.add_tenant(tx, wish.slug, wish.name)
+        if tenant is None:
+            raise Problem("slug-taken", f"there is a tenant {wish.slug!r} already; nothing changed")
+        access.audit(tx, tenant.id, "tenant.create", tenant.slug)
+        return answer(_show_tenant(tenant), 201)
+
+    return parts_of(request).door.use_for(access, add)
 
 
 @router.get("/keys", response_model=Keys)
@@ -78,18 +94,11 @@ def add_key(request: Request, access: Administrator, wish: Annotated[NewKey, Dep
 
     def add(tx: Tx) -> Response:
         tenant_id = _owner(tx, access, wish.role)
+        facts: dict[str, Any] = {"role": wish.role, "payloads": wish.payloads, "name": wish.name}
         key_id, key = keys.add_key(tx, tenant_id, wish.role, wish.name, payloads=wish.payloads, expires_at=wish.expires_at)
-        shown = {
-            "id": key_id,
-            "prefix": keys.read_prefix(key),
-            "role": wish.role,
-            "payloads": wish.payloads,
-            "name": wish.name,
-            "tenant": None if tenant_id is None else access.wanted or access.key.tenant,
-            "expires_at": utc(wish.expires_at),
-            "key": key,
-        }
-        return answer(shown, 201)
+        access.audit(tx, tenant_id, "key.create", keys.read_prefix(key), expires_at=wish.expires_at, **facts)
+        tenant = None if tenant_id is None else access.wanted or access.key.tenant
+        return answer(_show_new_key(key_id, key, tenant, wish.expires_at, facts), 201)
 
     return parts_of(request).door.use_for(access, add)
 
@@ -105,16 +114,51 @@ def _owner(tx: Tx, access: Access, role: str) -> int | None:
 
 
 @router.delete("/keys/{prefix}", status_code=204, response_class=Response)
-def revoke_key(request: Request, access: Administrator, prefix: Annotated[str, Path(max_length=36, description="or its id")]) -> Response:
+def revoke_key(request: Request, access: Administrator, prefix: Prefix) -> Response:
     """It is refused everywhere within five seconds."""
 
     def revoke(tx: Tx) -> None:
-        found = next((key for key in keys.list_keys(tx, access.tenants(tx)) if prefix in {key.prefix, str(key.id)}), None)
-        if found is None or not keys.revoke_key(tx, found.prefix):
+        found = _find_key(tx, access, prefix)
+        if not keys.revoke_key(tx, found.prefix):
             raise not_found(f"live key {prefix!r}")
+        access.audit(tx, found.tenant_id, "key.revoke", found.prefix, name=found.name, role=found.role)
 
     parts_of(request).door.use_for(access, revoke)
     return Response(None, 204)
+
+
+@router.post(
+    "/keys/{prefix}/rotate",
+    status_code=201,
+    response_model=NewKeyView,
+    responses=problems(408, 413, 415, "invalid"),
+    openapi_extra=takes(Rotation),
+)
+def rotate_key(request: Request, access: Administrator, prefix: Prefix, wish: Annotated[Rotation, Depends(body_of(Rotation))]) -> Response:
+    """A new key that may do the same. The old one is good for the overlap, so that whoever uses it can change over."""
+
+    def rotate(tx: Tx) -> Response:
+        old = _find_key(tx, access, prefix)
+        made = keys.rotate_key(tx, old.prefix, wish.overlap, wish.expires_at)
+        if made is None:
+            raise not_found(f"live key {prefix!r}")
+        key_id, key, expires_at = made
+        access.audit(tx, old.tenant_id, "key.rotate", old.prefix, reason=wish.reason, new=keys.read_prefix(key), overlap=wish.overlap)
+        facts: dict[str, Any] = {"role": old.role, "payloads": old.payloads, "name": old.name}
+        return answer(_show_new_key(key_id, key, old.tenant, expires_at, facts), 201)
+
+    return parts_of(request).door.use_for(access, rotate)
+
+
+def _find_key(tx: Tx, access: Access, prefix: str) -> Key:
+    found = next((key for key in keys.list_keys(tx, access.tenants(tx)) if prefix in {key.prefix, str(key.id)}), None)
+    if found is None:
+        raise not_found(f"live key {prefix!r}")
+    return found
+
+
+def _show_new_key(key_id: UUID, key: str, tenant: str | None, expires_at: datetime | None, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"id": key_id, "prefix": keys.read_prefix(key), "tenant": tenant, "expires_at": utc(expires_at), "key": key, **facts}
 
 
 def _show_tenant(tenant: Tenant) -> dict[str, Any]:
@@ -122,6 +166,8 @@ def _show_tenant(tenant: Tenant) -> dict[str, Any]:
 
 
 def _show_key(key: Key) -> dict[str, Any]:
-    times: dict[str, datetime | None] = {name: utc(getattr(key, name)) for name in ("created_at", "expires_at", "revoked_at")}
+    times: dict[str, datetime | None] = {
+        name: utc(getattr(key, name)) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")
+    }
     fields = {name: getattr(key, name) for name in ("id", "prefix", "role", "payloads", "name", "tenant")}
     return {**fields, **times}

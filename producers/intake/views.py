@@ -185,6 +185,7 @@ class KeyView(View):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="to the minute; null if never")
 
 
 class NewKeyView(View):

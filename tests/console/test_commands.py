@@ -144,6 +144,26 @@ def test_tenants_and_keys_are_made_on_the_database_itself(dev: Dev):
     assert revoked == [0, 1]
 
 
+def test_a_key_is_rotated_and_a_leaked_one_found(dev: Dev):
+    database = {"HAULIER_DATABASE_URL": dev.database_url}
+    old = json.loads(dev.run("keys", "create", "--tenant", "dev", "--role", "viewer", "--json", **database).stdout)
+    (dev.directory / "leak").mkdir()
+    (dev.directory / "leak" / "notes.txt").write_text(f"first line\nKEY={old['key']}\n")
+
+    new = json.loads(dev.run("keys", "rotate", old["prefix"], "--overlap", "0", "--reason", "leaked", "--json", **database).stdout)
+    again = dev.run("keys", "rotate", old["prefix"], **database)
+    used = dev.run("jobs", "list", HAULIER_URL=dev.announced["url"], HAULIER_API_KEY=new["key"])
+    leaked = dev.run("keys", "scan", "leak", "--json")
+    (dev.directory / "clean.txt").write_text(f"{old['key'][:-1]} is cut off\n")
+    clean = dev.run("keys", "scan", "clean.txt")
+    nowhere = dev.run("keys", "scan", "no-such-file")
+
+    assert (new["role"], new["tenant"], used.returncode, again.returncode) == ("viewer", "dev", 0, 1)
+    assert (leaked.returncode, clean.returncode, nowhere.returncode) == (1, 0, 2)
+    assert json.loads(leaked.stdout)["items"] == [{"file": "leak/notes.txt", "line": 2, "prefix": old["prefix"]}]
+    assert old["key"] not in leaked.stdout + leaked.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -35,6 +35,7 @@ MATRIX: list[tuple[str, str, Any, set[str]]] = [
     ("GET", "/v1/keys", None, {"admin", "platform"}),
     ("POST", "/v1/keys", {"role": "none", "name": ""}, {"admin", "platform"}),
     ("DELETE", "/v1/keys/aaaaaaaa", None, {"admin", "platform"}),
+    ("POST", "/v1/keys/aaaaaaaa/rotate", {}, {"admin", "platform"}),
 ]
 WITHOUT_TENANT = {("POST", "/v1/jobs"), ("GET", "/v1/orphan-messages"), ("GET", "/v1/tenants"), ("POST", "/v1/tenants")}
 
