@@ -27,6 +27,8 @@ FAILPOINTS = (
     "worker.after_settle",
     "worker.after_acknowledge",
     "upkeep.after_rescue",
+    "upkeep.before_dispatch",
+    "upkeep.after_dispatch",
 )
 
 

@@ -16,3 +16,8 @@ def uuid7() -> UUID:
     fraction = (rest << 12) // 1_000_000
     chance = int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF
     return UUID(int=(milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | chance)
+
+
+def first_id_at(seconds: float) -> UUID:
+    """The lowest that `uuid7` can have made at this Unix time: where a stretch of time begins in an order by id."""
+    return UUID(int=(int(seconds * 1000) << 80) | _VERSION | _VARIANT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -48,6 +49,11 @@ class Settings(BaseSettings):
     archive_after: float = Field(3600, ge=0, description="finished families leave the live tables after this")
     retention_days: int = Field(30, ge=1, description="archived jobs are dropped after this")
 
+    webhook_networks: str = Field("", description="where receivers may be although it is not public: networks as CIDR, with commas between")
+    webhook_http: bool = Field(False, description="for development: webhooks without TLS, and on any port")
+    webhook_timeout: float = Field(15, gt=0, le=25, description="for one delivery, from the look-up to the answer")
+    webhook_retry_scale: float = Field(1, gt=0, description="for tests: stretches or shrinks the waits between tries of a delivery")
+
     log_format: str = Field("text", pattern="^(text|json)$")
 
     @field_validator("database_url")
@@ -64,6 +70,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
         return _expect(value, ("redis", "rediss"))
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            ip_network(part)
+        return value
 
     @classmethod
     def settings_customise_sources(

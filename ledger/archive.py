@@ -9,6 +9,8 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from ledger import deliveries
+
 Tx = Connection[Any]
 
 
@@ -21,7 +23,7 @@ class Archived:
     after: UUID | None
 
 
-# Whole families, so that a family is read in one place. A dead letter stays, and its family with it, until it is replayed or discarded.
+# What webhooks have not been told of stays until they are. Whole families, so that a family is read in one place. A dead letter stays, and its family with it, until it is replayed or discarded.
 ROOTS = """
 select id from haulier.jobs
  where (%(after)s::uuid is null or id > %(after)s) and submitted_at < now() - make_interval(secs => %(age)s)
@@ -37,7 +39,9 @@ with recursive family(root, id) as (
 ended as (
     select root from family join haulier.jobs j on j.id = family.id
      group by root
-    having bool_and(j.state in ('succeeded', 'rejected', 'cancelled') and j.finished_at < now() - make_interval(secs => %(age)s)))
+    having bool_and(j.state in ('succeeded', 'rejected', 'cancelled') and j.finished_at < now() - make_interval(secs => %(age)s)
+                    and (%(unseen)s::bigint is null
+                         or not exists (select from haulier.events e where e.job_id = j.id and e.xact >= %(unseen)s))))
 select id from family where root in (select root from ended) order by id
 """
 
@@ -57,6 +61,8 @@ holders as (
         select tenant_id, command, key from haulier.unique_keys where job_id = any(%(ids)s) and held_until is null for update skip locked)),
 losers as (
     delete from haulier.lost_unique_keys where job_id = any(%(ids)s)),
+called_back as (
+    delete from haulier.callbacks where job_id = any(%(ids)s)),
 tried as (
     select job_id, jsonb_agg(jsonb_strip_nulls(jsonb_build_object('number', number, 'worker_id', worker_id, 'started_at', started_at,
                'finished_at', finished_at, 'outcome', outcome, 'error', error, 'log', log)) order by number) as list
@@ -77,7 +83,8 @@ def archive(tx: Tx, age: timedelta, after: UUID | None, limit: int = 500) -> Arc
     ids = [row[0] for row in tx.execute(ROOTS, {"after": after, "age": seconds, "limit": limit})]
     if not ids:
         return Archived(0, 0, None)
-    ended = [row[0] for row in tx.execute(ENDED, {"ids": ids, "age": seconds})]
+    unseen = deliveries.unseen_from(tx)
+    ended = [row[0] for row in tx.execute(ENDED, {"ids": ids, "age": seconds, "unseen": unseen})]
     moved = tx.execute(MOVE, {"ids": ended}).rowcount if ended else 0
     return Archived(len(ids), moved, ids[-1])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, LiteralString, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -28,7 +28,9 @@ class Unique:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A wish to be written. `payload` is JSON text that its command's schema has accepted; `key` the caller's idempotency key."""
+    """A wish to be written. `payload` is JSON text that its command's schema has accepted; `key` the caller's idempotency key;
+    `callback` the webhook to be told when it ends.
+    """
 
     id: UUID
     tenant_id: int
@@ -48,17 +50,18 @@ class Submission:
     who: str | None = None
     traceparent: str | None = None
     unique: Unique | None = None
+    callback: UUID | None = None
 
 
 # "(… in …) is true" keeps the planner from making a join of it, which on connections that go by index compares each with each.
-SUBMIT = """
+_WRITE: LiteralString = """
 with wishes as materialized (
     select w.*, coalesce(w.run_at, now() + make_interval(secs => w.delay)) as due_at,
            (coalesce(w.run_at > now(), false) or w.delay > 0) as scheduled
       from jsonb_to_recordset(%(rows)s::jsonb)
         as w(id uuid, tenant_id integer, root_id uuid, parent_id uuid, command text, queue text, payload jsonb, max_failures smallint,
              priority smallint, run_at timestamptz, delay float8, expires_at timestamptz, labels jsonb, key text, fingerprint text,
-             who text, traceparent text)),
+             who text, traceparent text, callback uuid)),
 named as (
     insert into haulier.idempotency_keys (tenant_id, key, job_id, fingerprint)
     select tenant_id, key, id, decode(fingerprint, 'hex') from wishes where key is not null order by tenant_id, key
@@ -81,11 +84,25 @@ told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who)
     select w.id, 1, w.tenant_id, 'accepted', case when w.scheduled then 'scheduled' else 'queued' end::haulier.job_state, 0, w.who
       from wishes w where (w.id in (select id from accepted)) is true)
+"""
+_ANSWER: LiteralString = """
 select id, submitted_at, due_at,
        (select pg_notify('haulier_relay', '') from haulier.workers
          where %(wake)s and kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1)
   from accepted
 """
+SUBMIT = _WRITE + _ANSWER
+# Few sets have one that wants to be called back; the others shall not pay for it.
+SUBMIT_WITH_CALLBACKS = (
+    _WRITE
+    + """,
+called_back as (
+    insert into haulier.callbacks (job_id, tenant_id, webhook_id)
+    select w.id, w.tenant_id, w.callback
+      from wishes w where w.callback is not null and (w.id in (select id from accepted)) is true)
+"""
+    + _ANSWER
+)
 
 
 class Times(NamedTuple):
@@ -103,11 +120,13 @@ def submit(tx: Tx, submissions: Sequence[Submission], *, wake: bool = False) -> 
     which notify commit one after the other. While there is a stream of submissions no relay sleeps, and nobody notifies.
     """
     rows = orjson.dumps([_row(wish) for wish in submissions])
-    found = tx.execute(SUBMIT, {"rows": rows.decode(), "wake": wake})
+    statement = SUBMIT_WITH_CALLBACKS if any(wish.callback for wish in submissions) else SUBMIT
+    found = tx.execute(statement, {"rows": rows.decode(), "wake": wake})
     return {row[0]: Times(row[1], row[2]) for row in found}
 
 
 def _row(wish: Submission) -> dict[str, Any]:
+    called_back = {} if wish.callback is None else {"callback": wish.callback}
     return {
         "id": wish.id,
         "tenant_id": wish.tenant_id,
@@ -126,6 +145,7 @@ def _row(wish: Submission) -> dict[str, Any]:
         "fingerprint": wish.fingerprint.hex(),
         "who": wish.who,
         "traceparent": wish.traceparent,
+        **called_back,
     }
 
 

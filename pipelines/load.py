@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.command import Handler, version_of
+from pipelines.webhooks import OWN
 
 _NAME = re.compile(r"[^@\s/]+(@([2-9]|[1-9][0-9]{1,3}))?")
 
 
 def load(name: str) -> Mapping[str, Handler]:
-    """The table that `name` (`package.module:NAME`) says. Raises ValueError that names what is wrong with it."""
+    """The table that `name` (`package.module:NAME`) says, and the commands that are Haulier's own and in every installation.
+
+    Raises ValueError that names what is wrong with it.
+    """
     module_name, _, attribute = name.partition(":")
     try:
         table = getattr(importlib.import_module(module_name), attribute)
@@ -25,7 +29,7 @@ def load(name: str) -> Mapping[str, Handler]:
     odd = [key for key in table if not _NAME.fullmatch(key)]
     if odd:
         raise ValueError(f"{name} names {', '.join(odd)}; a command's name is as orders.place, its second version orders.place@2")
-    return table
+    return {**table, **OWN}
 
 
 def describe(handlers: Mapping[str, Handler]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from functools import cache
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 ENDED = Counter("haulier_attempts_ended_total", "Attempts by how they ended", ["outcome"])
 DUPLICATES = Counter("haulier_duplicates_suppressed_total", "Announcements that found nothing to begin")
@@ -13,6 +13,7 @@ LEASES_LOST = Counter("haulier_leases_lost_total", "Ends that were not written b
 RESCUED = Counter("haulier_jobs_rescued_total", "Jobs taken back from workers that are gone")
 ORPHANS = Counter("haulier_orphan_messages_total", "Deliveries that name no readable job", ["queue"])
 GIVEN_UP = Counter("haulier_messages_given_up_total", "Messages that RabbitMQ dead-lettered; their jobs are announced again", ["queue"])
+WEBHOOK_LAG = Gauge("haulier_webhook_lag_seconds", "Age of the last ended job that the dispatcher has seen, while it is behind")
 RUN_SECONDS = Histogram("haulier_run_seconds", "How long handlers run", ["command"])
 
 _lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Upkeep: rescue what a dead worker held, cancel what has expired, move finished families to the archive and drop its old days.
+"""Upkeep: rescue what a dead worker held, cancel what has expired, tell webhooks what has ended, move finished families to the archive and drop its old days.
 
 Any number of copies: each tick runs in one transaction that first asks for a lock, and does nothing when another copy has it.
 """
@@ -19,14 +19,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config.changes import NoChanges, Teller
 from config.failpoints import reach
-from config.ids import uuid7
+from config.ids import first_id_at, uuid7
 from config.settings import RELEASE, Settings
-from ledger import archive, batches, outbox, unique, workers
+from ledger import archive, batches, deliveries, outbox, unique, workers
 from ledger.connection import Database
 from ledger.outbox import Changed
 from ledger.workers import Lapsed
 from pipelines.command import Handler
-from workers import recovery
+from workers import recovery, webhooks
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -77,14 +77,15 @@ class Upkeep:
         recovery.tell(self._changes, self._locked(tx, self._rescue) or [])
         for changed in self._locked(tx, self._expire) or []:
             self._changes.tell(*changed)
+        self._dispatch(tx)
         if time.monotonic() >= self._sweep_at:
             self._locked(tx, self._tidy)
             self._locked(tx, self._sweep)
 
-    def _locked(self, tx: Connection[Any], part: Callable[[Connection[Any]], T]) -> T | None:
+    def _locked(self, tx: Connection[Any], part: Callable[[Connection[Any]], T], lock: int = LOCK) -> T | None:
         """What the part returns, once it is committed; None when another copy has the lock."""
         with tx.transaction():
-            row = tx.execute("select pg_try_advisory_xact_lock(%s)", (LOCK,)).fetchone()
+            row = tx.execute("select pg_try_advisory_xact_lock(%s)", (lock,)).fetchone()
             return part(tx) if row and row[0] else None
 
     def _register(self, tx: Connection[Any]) -> None:
@@ -107,6 +108,17 @@ class Upkeep:
     def _expire(self, tx: Connection[Any]) -> list[Changed]:
         return outbox.expire(tx, 500)
 
+    def _dispatch(self, tx: Connection[Any]) -> None:
+        """Until nothing is left to be seen, but not for longer than the rest of upkeep can wait."""
+        until = time.monotonic() + 2 * self._settings.tick
+        more = True
+        while more and time.monotonic() < until:
+            found = self._locked(tx, webhooks.dispatch, webhooks.LOCK)
+            if found and found.submitted:
+                reach("upkeep.after_dispatch")
+                workers.wake(tx)
+            more = found is not None and found.more
+
     def _tidy(self, tx: Connection[Any]) -> None:
         today = datetime.now(UTC).date()
         if self._day_seen != today:
@@ -118,6 +130,8 @@ class Upkeep:
         archive.forget_keys(tx)
         unique.forget(tx)
         batches.forget(tx, timedelta(days=self._settings.retention_days + 1))
+        kept_since = time.time() - timedelta(days=self._settings.retention_days).total_seconds()
+        deliveries.forget_old(tx, first_id_at(kept_since))
         workers.forget_old(tx)
 
     def _sweep(self, tx: Connection[Any]) -> None:

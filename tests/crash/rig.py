@@ -30,15 +30,19 @@ from config.outage import ride_out
 from config.transport import topology
 from config.transport.message import Announcement, Message, encode
 from console.servers.process import free_port
-from ledger import jobs, keys, workers
+from ledger import jobs, keys, webhooks, workers
 from ledger.connection import Database
+from ledger.webhooks import Webhook
 from pipelines.load import describe
+from pipelines.webhooks.signing import make_secret
 from tests.crash.commands import HANDLERS, QUEUE, RIGHTS, TABLE
 from tests.crash.sink import Sink
 
 ROOT = Path(__file__).parents[2]
 #: Quick, so that a crash costs a test little time; long enough that a busy machine takes nobody for dead.
-QUICK = {"heartbeat": 0.3, "lease": 2.0, "tick": 0.2, "processes": 1, "threads": 2, "drain": 10}
+QUICK = {"heartbeat": 0.3, "lease": 2.0, "tick": 0.2, "processes": 1, "threads": 2, "drain": 10, "webhook_retry_scale": 0.02}
+#: Receivers of the test's own process.
+NEARBY = {"webhook_networks": "127.0.0.0/8", "webhook_http": True}
 
 NOT_AT_ONCE = """
 select j.id::text, j.command, j.state::text, j.reason, j.attempt, j.failures, j.solo, o.announced_at::text, o.attempt
@@ -132,7 +136,7 @@ class Rig:
         self._port = free_port()
         self._started = 0
         self._tending = threading.Lock()
-        self._settings = QUICK | settings
+        self._settings = QUICK | NEARBY | settings
         self._database = Database(database_url, size=1, name="haulier rig")
         with self._database.plumbing() as tx:
             tx.execute(TABLE)
@@ -279,6 +283,14 @@ class Rig:
             return self.value(sql, list(ids)) == 0
 
         eventually(are_final, seconds, self.describe)
+
+    def add_webhook(self, url: str, *events: str) -> Webhook:
+        with self._database.plumbing() as tx, tx.transaction():
+            return webhooks.add(tx, self.tenant_id, "", url, events, None, make_secret())
+
+    def remove_webhook(self, webhook: Webhook) -> None:
+        with self._database.plumbing() as tx:
+            webhooks.remove(tx, webhook.id)
 
     # What is there.
 

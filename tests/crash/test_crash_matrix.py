@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,15 @@ from uuid import UUID
 import pytest
 
 from config.failpoints import FAILPOINTS
+from ledger.webhooks import Webhook
 from tests.crash.rig import Part, Rig, eventually
 from tests.crash.verdict import all_succeeded_once, no_message_was_lost
+from tests.webhooks.receiver import receiving
 
 #: Process by the failpoint's first word. A failpoint with another one fails here: nobody would reach it.
 ROLES = {"intake": "intake", "relay": "relay", "worker": "work", "upkeep": "upkeep"}
+#: What only happens when a webhook is told something: a test of its own, with a receiver.
+DISPATCH = ("upkeep.before_dispatch", "upkeep.after_dispatch")
 CASES = [(failpoint, ROLES[failpoint.partition(".")[0]], hit) for failpoint in FAILPOINTS for hit in (1, 2)]
 JOBS = ["crash.call"] * 6 + ["crash.count"] * 6 + ["crash.plain"] * 5 + ["crash.chain"] * 3
 
@@ -31,7 +36,7 @@ def test_a_process_killed_here_loses_nothing_and_doubles_nothing(rig: Rig, failp
     no_message_was_lost(rig)
 
 
-@pytest.mark.parametrize(("failpoint", "role", "hit"), [case for case in CASES if case[1] == "upkeep"])
+@pytest.mark.parametrize(("failpoint", "role", "hit"), [case for case in CASES if case[1] == "upkeep" and case[0] not in DISPATCH])
 def test_an_upkeep_killed_here_loses_nothing_and_doubles_nothing(rig: Rig, failpoint: str, role: str, hit: int) -> None:
     victim = rig.replace(role, f"{failpoint}:kill@{hit}")
 
@@ -41,6 +46,43 @@ def test_an_upkeep_killed_here_loses_nothing_and_doubles_nothing(rig: Rig, failp
 
     assert was_killed(victim), f"{failpoint} was not reached {hit} times:\n{victim.log[-2000:]}"
     all_succeeded_once(rig, ids)
+
+
+@pytest.mark.parametrize(("failpoint", "hit"), [(failpoint, hit) for failpoint in DISPATCH for hit in (1, 2)])
+def test_an_upkeep_killed_while_it_tells_webhooks_tells_each_end_once(rig: Rig, failpoint: str, hit: int) -> None:
+    with receiving() as receiver:
+        webhook = rig.add_webhook(f"{receiver.url}/hook", "job.succeeded")
+        victim = rig.replace("upkeep", f"{failpoint}:kill@{hit}")
+        ids = [told_alone(rig, victim, webhook) for _ in range(hit)]
+        ids += submit_all(rig)
+        rig.wait_until_final(ids)
+        ended = {row[0] for row in rig.rows("select id from haulier.jobs where root_id = any(%s)", ids)}
+
+        eventually(lambda: rig.tend() or deliveries_of(rig, webhook) == len(ended), 40, rig.describe)
+        rig.remove_webhook(webhook)
+
+        assert was_killed(victim), f"{failpoint} was not reached {hit} times:\n{victim.log[-2000:]}"
+        told = rig.rows(
+            "select subject_id, id::text, cardinality(job_ids) from haulier.webhook_deliveries where webhook_id = %s", webhook.id
+        )
+        assert sorted(subject for subject, _, _ in told) == sorted(ended)
+        assert {jobs for _, _, jobs in told} == {1}
+        sent = [(UUID(json.loads(each.body)["data"]["id"]), each.headers["webhook-id"]) for each in receiver.received]
+        assert set(sent) == {(subject, message) for subject, message, _ in told}
+    all_succeeded_once(rig, ids)
+
+
+def told_alone(rig: Rig, upkeep: Part, webhook: Webhook) -> UUID:
+    """A job whose end is a step of the dispatcher's own. Returns when it was told, or upkeep has died of it."""
+    before = deliveries_of(rig, webhook)
+    job = rig.submit("crash.plain", {"n": 0})
+    eventually(lambda: upkeep.code is not None or deliveries_of(rig, webhook) > before, 30, rig.describe)
+    return job
+
+
+def deliveries_of(rig: Rig, webhook: Webhook) -> int:
+    """How many have been delivered, and their jobs written off."""
+    return rig.value("select count(*) from haulier.webhook_deliveries where webhook_id = %s and state = 'delivered'", webhook.id)
 
 
 @pytest.mark.timeout(180)

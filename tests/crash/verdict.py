@@ -40,7 +40,10 @@ def all_succeeded_once(rig: Rig, ids: Sequence[UUID]) -> None:
 
 def every_job_has_a_receipt(rig: Rig) -> None:
     """A wish repeated under its key made one job: there is none that no client was told of."""
-    phantoms = rig.rows("select id, command from haulier.jobs where parent_id is null and not (id = any(%s))", list(rig.accepted))
+    phantoms = rig.rows(
+        "select id, command from haulier.jobs where parent_id is null and not (id = any(%s)) and not starts_with(command, 'webhooks.')",
+        list(rig.accepted),
+    )
     assert phantoms == []
 
 
