@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
-from psycopg import Connection
+from psycopg import Connection, sql
 
 from ledger import deliveries
 
@@ -92,6 +93,34 @@ def archive(tx: Tx, age: timedelta, after: UUID | None, limit: int = 500) -> Arc
 # Functions of the schema, for a partition is made and dropped by the owner of its parent: migrations/0005_roles.sql.
 OPEN = "select haulier.open_archive(%s)"
 DROP = "select haulier.drop_archive(%s)"
+
+
+# By id, a step at a time: no index holds what a command's results' time is, and most commands have none.
+FORGET_RESULTS = """
+with looked as materialized (
+    select id, command, finished_at, result is not null and state = 'succeeded' as has_one from haulier.{table}
+     where %(after)s::uuid is null or id > %(after)s order by id limit %(limit)s),
+old as materialized (
+    select l.id from looked l join unnest(%(commands)s::text[], %(ages)s::float8[]) as c(command, age) on c.command = l.command
+     where l.has_one and l.finished_at < now() - make_interval(secs => c.age)),
+gone as (
+    update haulier.{table} set result = null where id = any(array(select id from old)) returning id)
+select (select max(id::text)::uuid from looked), (select count(*) from gone)
+"""
+
+
+def forget_results(
+    tx: Tx, table: LiteralString, ages: Mapping[str, float], after: UUID | None, limit: int = 500
+) -> tuple[UUID | None, int]:
+    """Take the results away whose time is over (`ages`: seconds by command), among the next `limit` jobs of `table` (jobs, archive)
+    after the id `after`. Returns where to go on (None: start again), and how many are gone.
+    """
+    row = tx.execute(
+        sql.SQL(FORGET_RESULTS).format(table=sql.Identifier(table)),
+        {"after": after, "limit": limit, "commands": list(ages), "ages": list(ages.values())},
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
 
 
 def open_partitions(tx: Tx, today: date, ahead: int = 2) -> None:

@@ -113,6 +113,8 @@ class Handler:
     error_codes: Mapping[str, str]
     deprecated: datetime | None = None
     sunset: datetime | None = None
+    result_limit: int | None = None
+    result_ttl: float | None = None
 
     @property
     def name(self) -> str:
@@ -137,6 +139,8 @@ def handles(
     error_codes: Mapping[str, str] | None = None,
     deprecated: datetime | None = None,
     sunset: datetime | None = None,
+    result_limit: int | None = None,
+    result_ttl: float | None = None,
 ) -> Callable[[Callable[[C, Run], Any]], Handler]:
     """Tie a function to its command. The policy, by exception: `rejects` end the job `rejected`, `buries` end it `dead` at once,
     `snoozes` wait that many seconds without a failure; every other exception is a failure and is retried with backoff.
@@ -146,6 +150,9 @@ def handles(
     `error_codes` documents further codes: the `code` of every `CommandError` named here is documented by its docstring.
     `deprecated` says since when callers should use a later version (or another command), `sunset` until when this one is there: both
     are told to whoever submits it, and enforce nothing.
+    `result_limit` is the most bytes that a result may have as JSON (by default what the settings say): a longer one is the handler's mistake,
+    which no further attempt mends, and the job is `dead` with code `result_too_large`. `result_ttl`: seconds after its end for which a result
+    is kept, unless the job goes first.
     """
 
     def wrap(function: Callable[[C, Run], Any]) -> Handler:
@@ -154,6 +161,7 @@ def handles(
         return Handler(
             command, function, queue, timeout, retry or Retry(), tuple(rejects), tuple(buries), snoozes or {},
             on_rejected, on_dead, result, {**codes, **(error_codes or {})}, deprecated, sunset,
+            result_limit, result_ttl,
         )  # fmt: skip
 
     return wrap

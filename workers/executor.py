@@ -33,7 +33,7 @@ from ledger.connection import Database, driver_of, is_open, send
 from pipelines.command import Command, Handler, Rejected, Snooze
 from workers import metrics, outcome
 from workers.delivery import Delivery
-from workers.outcome import CutShortError, InvalidPayloadError
+from workers.outcome import CutShortError, InvalidPayloadError, ResultTooLargeError
 from workers.run import AttemptRun
 from workers.running import Running
 from workers.slots import Slots
@@ -62,12 +62,14 @@ class Executor:
         stopping: Callable[[], bool],
         wake: Callable[[], None] = lambda: None,
         changes: Teller | None = None,
+        max_result_bytes: int = 1 << 20,
     ) -> None:
         self.worker_id = worker_id
         self.begun_through: dict[str, float] = {}
         self._database = database
         self._handlers = handlers
         self._timeouts = {name: handler.timeout for name, handler in handlers.items()}
+        self._result_limits = {name: handler.result_limit or max_result_bytes for name, handler in handlers.items()}
         self._running = running
         self._slots = slots
         self._stopping = stopping
@@ -206,7 +208,7 @@ class Executor:
 
     def _succeed(self, run: AttemptRun, job: Begun, lease: Lease, found: object, chain: int | None) -> Success | None:
         """Write the follow-ups and the completion in the handler's own transaction; without one, leave it to the set."""
-        result = _checked(_json(found))
+        result = _checked(_json(found), self._result_limits[run.command])
         follow_ups = run.take_submitted()
         if run.open is None and not follow_ups:
             return Success(lease.job_id, lease.attempt, result, run.lines)
@@ -406,8 +408,10 @@ def _json(found: object) -> str | None:
     return orjson.dumps(found).decode()
 
 
-def _checked(result: str | None) -> str | None:
-    """JSON may hold a NUL, jsonb may not: better this attempt fails than a set of them cannot be written."""
+def _checked(result: str | None, limit: int) -> str | None:
+    """JSON may hold a NUL, jsonb may not: better this attempt fails than a set of them cannot be written. Raises ResultTooLargeError."""
+    if result is not None and len(result) * 4 > limit and (size := len(result.encode())) > limit:
+        raise ResultTooLargeError(size, limit)
     if result is not None and _NUL.search(result):
         raise ValueError("the result holds a NUL character (U+0000), which the ledger cannot keep")
     return result

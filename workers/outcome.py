@@ -30,6 +30,16 @@ class InvalidPayloadError(Exception):
         super().__init__("the payload does not satisfy the command's schema: " + "; ".join(found))
 
 
+class ResultTooLargeError(Exception):
+    """What the handler returned is longer than its command allows: another attempt would return it again."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the result has {size} bytes as JSON and may have {limit}; what the handler wrote is rolled back. "
+            "Keep large data elsewhere and return a reference, or raise result_limit"
+        )
+
+
 class CutShortError(Exception):
     """The attempt was cut short by no fault of the job: a shutdown, or the database going away."""
 
@@ -47,6 +57,8 @@ def judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, log: s
             return end("scheduled", "snoozed", wait=max(0.0, seconds))
         case InvalidPayloadError():
             return end("dead", "died", reason="invalid", error=_error("invalid", str(found)))
+        case ResultTooLargeError():
+            return end("dead", "died", reason="permanent", blame=True, error=_error("result_too_large", str(found)))
         case NeedsReviewError():
             return end("dead", "died", reason="needs_review", error=_raised(found, "needs_review"))
         case CutShortError() if begun.attempt - begun.failures < INTERRUPTIONS:

@@ -33,6 +33,8 @@ log = structlog.get_logger()
 #: Log lines kept of an attempt, and characters of one.
 KEPT_LINES = 100
 KEPT_CHARACTERS = 1_000
+#: Bytes of all of them with their facts.
+KEPT_BYTES = 64 << 10
 #: Seconds for which an attempt may leave a transaction idle that the job before it has opened.
 STALE = 1.0
 #: Seconds between two writes of progress.
@@ -70,12 +72,18 @@ class AttemptRun:
         self._handlers = handlers
         self._changes = changes
         self._lines: list[bytes] = []
+        self._kept_bytes = 0
+        self._dropped = 0
         self._shown_at = 0.0
         self._submitted: list[jobs.Submission] = []
 
     @property
     def job_id(self) -> UUID:
         return self._begun.job_id
+
+    @property
+    def command(self) -> str:
+        return self._begun.command
 
     @property
     def deadline(self) -> datetime:
@@ -190,17 +198,29 @@ class AttemptRun:
 
     def log(self, message: str, **facts: Any) -> None:
         log.info(message[:KEPT_CHARACTERS], job=str(self.job_id), attempt=self.attempt, **facts)
-        if len(self._lines) < KEPT_LINES:
-            line = {"at": datetime.now(UTC), "message": storable(message[:KEPT_CHARACTERS]), **facts}
-            try:
-                self._lines.append(orjson.dumps(line, default=repr))
-            except orjson.JSONEncodeError:
-                self._lines.append(orjson.dumps(line | {name: storable(repr(value)) for name, value in facts.items()}))
+        if len(self._lines) >= KEPT_LINES or self._kept_bytes >= KEPT_BYTES:
+            self._dropped += 1
+            return
+        line = {"at": datetime.now(UTC), "message": storable(message[:KEPT_CHARACTERS]), **facts}
+        try:
+            text = orjson.dumps(line, default=repr)
+        except orjson.JSONEncodeError:
+            text = orjson.dumps(line | {name: storable(repr(value)) for name, value in facts.items()})
+        if self._kept_bytes + len(text) > KEPT_BYTES:
+            self._kept_bytes = KEPT_BYTES  # nothing later either: a record with holes would mislead
+            self._dropped += 1
+            return
+        self._kept_bytes += len(text)
+        self._lines.append(text)
 
     @property
     def lines(self) -> str | None:
-        """The kept log lines as JSON text."""
-        return f"[{b','.join(self._lines).decode()}]".replace("\\u0000", "\\ufffd") if self._lines else None
+        """The kept log lines as JSON text, and how many were dropped."""
+        lines = list(self._lines)
+        if self._dropped:
+            dropped = f"{self._dropped} further lines were not kept; an attempt keeps {KEPT_LINES} lines and {KEPT_BYTES} bytes"
+            lines.append(orjson.dumps({"at": datetime.now(UTC), "message": dropped}))
+        return f"[{b','.join(lines).decode()}]".replace("\\u0000", "\\ufffd") if lines else None
 
     def snooze(self, seconds: float) -> None:
         raise Snoozed(seconds)

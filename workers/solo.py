@@ -36,7 +36,9 @@ def main() -> None:
     lease = Lease(UUID(order["job_id"]), order["attempt"], UUID(order["worker_id"]))
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     bus = changes.connect(settings.redis_url)
-    executor = Executor(lease.worker_id, database, load(settings.handlers), Running(), Slots.create(1), lambda: False, changes=bus)
+    most, slots = settings.max_result_bytes, Slots.create(1)
+    handlers = load(settings.handlers)
+    executor = Executor(lease.worker_id, database, handlers, Running(), slots, lambda: False, changes=bus, max_result_bytes=most)
 
     def read() -> list[Begun]:
         with database.plumbing() as tx:

@@ -67,7 +67,8 @@ class Unit:
         self._code = 0
         self._waker = Waker(database)
         slots.sign(self.id)
-        self._executor = Executor(self.id, database, handlers, self._running, slots, self._stop.is_set, self._waker.wake, bus)
+        most = settings.max_result_bytes
+        self._executor = Executor(self.id, database, handlers, self._running, slots, self._stop.is_set, self._waker.wake, bus, most)
         self._broker = make_broker(self._executor.execute)
         self._worker = dramatiq.Worker(self._broker, queues=set(self._queues), worker_threads=slots.threads, worker_timeout=250)
         self._beat = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)

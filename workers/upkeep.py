@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -50,6 +50,8 @@ class Upkeep:
         self._connected_since: float | None = None
         self._swept_to: UUID | None = None
         self._sweep_at = 0.0
+        self._result_ages = {name: handler.result_ttl for name, handler in handlers.items() if handler.result_ttl is not None}
+        self._results_seen_to: dict[LiteralString, UUID | None] = {"jobs": None, "archive": None}
         self._day_seen: object = None
 
     def stop(self) -> None:
@@ -80,6 +82,7 @@ class Upkeep:
         self._dispatch(tx)
         if time.monotonic() >= self._sweep_at:
             self._locked(tx, self._tidy)
+            self._locked(tx, self._forget_results)
             self._locked(tx, self._sweep)
 
     def _locked(self, tx: Connection[Any], part: Callable[[Connection[Any]], T], lock: int = LOCK) -> T | None:
@@ -133,6 +136,15 @@ class Upkeep:
         kept_since = time.time() - timedelta(days=self._settings.retention_days).total_seconds()
         deliveries.forget_old(tx, first_id_at(kept_since))
         workers.forget_old(tx)
+
+    def _forget_results(self, tx: Connection[Any]) -> None:
+        """One step through the live tables, one through the archive; nothing where no command's results have a time of their own."""
+        if not self._result_ages:
+            return
+        for table, after in self._results_seen_to.items():
+            self._results_seen_to[table], gone = archive.forget_results(tx, table, self._result_ages, after)
+            if gone:
+                log.info("results past their time are gone", table=table, jobs=gone)
 
     def _sweep(self, tx: Connection[Any]) -> None:
         """Move one step's worth of finished families; rest when the newest end is reached."""

@@ -116,6 +116,8 @@ class Access:
     wanted: str | None = None
     #: The caller's address, for the audit.
     origin: str | None = None
+    #: What is older than so many days and not there has been there: see `absent_job`.
+    retention_days: int | None = None
 
     @property
     def who(self) -> str:
@@ -164,7 +166,7 @@ def may(roles: frozenset[str]) -> Callable[..., object]:
     """A dependency: the caller, if their role is one of these."""
 
     async def check(request: Request, tenant: WantedTenant = None) -> Access:
-        return Access(await authenticate(request, roles), tenant, _origin(request))
+        return Access(await authenticate(request, roles), tenant, _origin(request), parts_of(request).settings.retention_days)
 
     ENFORCED[check] = roles
     return check

@@ -70,6 +70,8 @@ def describe(app: FastAPI, handlers: Mapping[str, Handler], extra_paths: Mapping
         if (method, path) in roles:
             operation.setdefault("x-roles", sorted(roles[method, path]))
         _complete(operation, behind_a_key=path.startswith("/v1/"))
+        if "{job_id}" in path:
+            operation["responses"].setdefault("410", {"$ref": "#/components/responses/Problem410"})
         _share_schemas(operation, components["schemas"])
     _show_problems(document)
     _offer_commands(document, handlers)

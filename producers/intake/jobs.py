@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
@@ -18,7 +18,7 @@ from producers.intake.auth import Access, Canceller, Reader
 from producers.intake.contract import header, problems
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
 from producers.intake.parts import Tx, parts_of
-from producers.intake.problems import Problem, not_found
+from producers.intake.problems import Problem, absent_job, not_found
 from producers.intake.representation import Viewer, answer, conditional, event, page, polling
 from producers.intake.views import Attempts, Events, Jobs, JobView, State
 from producers.intake.waiting import read_preference, show_when_changed
@@ -36,10 +36,10 @@ def read_labels(request: Request) -> dict[str, str] | None:
 
 
 def find_job(tx: Tx, job_id: UUID, access: Access) -> Job:
-    """Raises Problem `not-found`, for another tenant's job too."""
+    """Raises Problem `not-found`, for another tenant's job too, or `gone` for what is older than retention."""
     job = reading.job(tx, job_id, access.tenants(tx))
     if job is None:
-        raise not_found(f"job {job_id}")
+        raise absent_job(job_id, access.retention_days)
     return job
 
 
@@ -160,6 +160,36 @@ async def show_job(request: Request, access: Reader, job_id: UUID, until: Until 
         return conditional(request, Viewer(access, parts.handlers, tx).job(job), polling(job))
 
     return await parts.door.use_aside(access, read)
+
+
+@router.get(
+    "/{job_id}/result",
+    response_model=Any,
+    responses={
+        200: {"description": "What the handler returned; null for keys without `payloads`", "headers": {"ETag": header("strong")}},
+        304: {"description": "It is as If-None-Match says", "headers": {"ETag": header("strong")}},
+        **problems("wrong-state"),
+    },
+    operation_id="show_result",
+)
+def show_result(request: Request, access: Reader, job_id: UUID) -> Response:
+    """The result alone. 409 while the job has not ended, 404 when it ended without one, 410 after the result's time to live."""
+    parts = parts_of(request)
+
+    def read(tx: Tx) -> Response:
+        job = find_job(tx, job_id, access)
+        if job.state not in FINAL:
+            raise Problem(
+                "wrong-state", f"job {job_id} is {job.state}; it has no result yet", headers=polling(job), members={"state": job.state}
+            )
+        if job.state != "succeeded":
+            raise not_found(f"result of job {job_id}: it ended {job.state}")
+        viewer = Viewer(access, parts.handlers, tx)
+        if viewer.has_lost_its_result(job):
+            raise Problem("gone", f"the result of job {job_id} was kept for its time and is gone")
+        return conditional(request, viewer.job(job)["result"], {})
+
+    return parts.door.use_for(access, read)
 
 
 @router.get("/{job_id}/attempts", response_model=Attempts)

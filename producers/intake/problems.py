@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from uuid import UUID
 
 import orjson
 import psycopg
@@ -113,6 +115,16 @@ def outcome_unknown() -> Problem:
 
 def not_found(what: str) -> Problem:
     return Problem("not-found", f"there is no {what}")
+
+
+def absent_job(job_id: UUID, retention_days: int | None) -> Problem:
+    """An id of ours carries the time it was made at. One that is older than retention is gone, whosever it was, even if it never was a job's:
+    so nobody learns from it what others have.
+    """
+    made_at = (job_id.int >> 80) / 1000 if job_id.version == 7 else time.time()
+    if retention_days is not None and made_at < time.time() - retention_days * 86_400:
+        return Problem("gone", f"job {job_id} is older than the {retention_days} days for which ended jobs are kept")
+    return not_found(f"job {job_id}")
 
 
 def as_problem(error: Exception, request: Request) -> Problem:

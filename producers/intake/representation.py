@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -72,7 +72,8 @@ class Viewer:
             "finished_at": utc(job.finished_at),
             "cancel_requested_at": utc(job.cancel_requested_at),
             "progress": job.progress,
-            "result": job.result if self._payloads else None,
+            "result": job.result if self._payloads and not self.has_lost_its_result(job) else None,
+            "result_expires_at": utc(self._result_expires_at(job)),
             "error": _error(job),
             "root_id": job.root_id,
             "parent_id": job.parent_id,
@@ -87,6 +88,17 @@ class Viewer:
             shown["payload"] = mask(job.payload, handler)
             shown["original_payload"] = mask(job.original_payload, handler)
         return shown
+
+    def has_lost_its_result(self, job: Job) -> bool:
+        """Whether its time to live is over: from then on it is not shown, whenever upkeep takes it away."""
+        expires_at = self._result_expires_at(job)
+        return expires_at is not None and expires_at < datetime.now(UTC)
+
+    def _result_expires_at(self, job: Job) -> datetime | None:
+        handler = self._handlers.get(job.command)
+        if handler is None or handler.result_ttl is None or job.state != "succeeded" or job.finished_at is None:
+            return None
+        return job.finished_at + timedelta(seconds=handler.result_ttl)
 
     def attempt(self, attempt: Attempt) -> dict[str, Any]:
         error = attempt.error

@@ -49,7 +49,8 @@ class JobView(View):
     finished_at: datetime | None
     cancel_requested_at: datetime | None
     progress: ProgressView | None
-    result: Any = Field(description="null for keys without `payloads`")
+    result: Any = Field(description="null for keys without `payloads`, and from `result_expires_at` on")
+    result_expires_at: datetime | None = Field(description="for a success whose command keeps results for a time of its own")
     error: ErrorView | None
     root_id: UUID
     parent_id: UUID | None

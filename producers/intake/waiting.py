@@ -19,7 +19,7 @@ from ledger.reading import FINAL, Job, family_state
 from producers.intake.auth import READ, Access, authenticate
 from producers.intake.hub import Waiter
 from producers.intake.parts import Tx, parts_of
-from producers.intake.problems import Problem, not_found
+from producers.intake.problems import Problem, absent_job
 from producers.intake.representation import Viewer, conditional, polling
 
 #: Seconds that a request may wait at most, and after which a key is looked at once more before it is answered.
@@ -109,7 +109,7 @@ async def _waiting(request: Request, access: Access, job_id: UUID, *, whole: boo
     def read(tx: Tx) -> tuple[Viewer, Job]:
         job = reading.job(tx, job_id, access.tenants(tx))
         if job is None:
-            raise not_found(f"job {job_id}")
+            raise absent_job(job_id, access.retention_days)
         return Viewer(access, parts.handlers, tx), job
 
     request.scope["held"] = True

@@ -67,7 +67,7 @@ def write_note(command: Note, run: object) -> Noted:
     return Noted(length=len(command.text))
 
 
-@handles(NoteAgain, queue="notes", result=Noted)
+@handles(NoteAgain, queue="notes", result=Noted, result_ttl=3600)
 def write_titled_note(command: NoteAgain, run: object) -> Noted:
     return Noted(length=len(command.text))
 

@@ -61,3 +61,24 @@ def test_a_key_is_forgotten_after_its_time(books: Books):
     books.tx.execute("update haulier.idempotency_keys set expires_at = now()")
 
     assert archive.forget_keys(books.tx) == 1
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_result_goes_when_its_time_is_over_and_its_job_stays(books: Books, archived: bool):
+    old, new = books.running(), books.running()
+    for lease in (old, new):
+        attempts.complete(books.tx, lease, '{"ok": true}')
+    books.tx.execute("update haulier.jobs set finished_at = now() - interval '1 hour' where id = %s", (old.job_id,))
+    if archived:
+        archive.open_partitions(books.tx, datetime.now(UTC).date())
+        archive.archive(books.tx, timedelta(0), None)
+    table = "archive" if archived else "jobs"
+
+    others = archive.forget_results(books.tx, table, {"test.after": 60.0}, None)
+    first = archive.forget_results(books.tx, table, {"test.run": 60.0}, None, limit=1)
+    second = archive.forget_results(books.tx, table, {"test.run": 60.0}, first[0], limit=1)
+    end = archive.forget_results(books.tx, table, {"test.run": 60.0}, second[0], limit=1)
+
+    assert (others, first, second, end) == ((new.job_id, 0), (old.job_id, 1), (new.job_id, 0), (None, 0))
+    jobs = {lease: reading.job(books.tx, lease.job_id, None) for lease in (old, new)}
+    assert [(job.state, job.result) for job in jobs.values() if job] == [("succeeded", None), ("succeeded", {"ok": True})]

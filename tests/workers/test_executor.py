@@ -575,3 +575,35 @@ def test_a_worker_leaves_a_version_that_it_does_not_know_to_one_that_does(shop):
 
     assert (left.state, left.attempt, delivery.acknowledged) == ("queued", 0, 1)
     assert both.job(job_id).result == {"n": 2}
+
+
+def test_a_result_over_its_limit_is_a_dead_letter_at_once_and_its_effects_are_undone(shop):
+    def handler(command, run):
+        note(run)
+        run.submit(After(n=1))
+        return "é" * command.n
+
+    busy = shop(doing(handler, result_limit=100), after)
+
+    fits, too_large = busy.run(Do(n=49)), busy.run(Do(n=50))
+
+    assert fits.state == "succeeded"
+    assert (too_large.state, too_large.reason, too_large.attempt) == ("dead", "permanent", 1)
+    assert too_large.error["code"] == "result_too_large"
+    assert "has 102 bytes as JSON and may have 100" in too_large.error["message"]
+    assert busy.value("select count(*) from effects") == 1
+    assert busy.value("select count(*) from haulier.jobs where command = 'test.after'") == 1
+
+
+def test_a_record_of_log_lines_is_bounded_in_bytes_and_says_what_is_missing(shop):
+    def handler(command, run):
+        for number in range(command.n):
+            run.log("line", number=number, blob="x" * 20_000)
+
+    busy = shop(doing(handler))
+    [few] = busy.attempts(busy.run(Do(n=3)).id)
+    [many] = busy.attempts(busy.run(Do(n=10)).id)
+
+    assert [line["number"] for line in few.log] == [0, 1, 2]
+    assert [line.get("number") for line in many.log] == [0, 1, 2, None]
+    assert many.log[-1]["message"] == "7 further lines were not kept; an attempt keeps 100 lines and 65536 bytes"

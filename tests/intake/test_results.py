@@ -1,0 +1,94 @@
+"""A job's result: how long it is kept, and what is said of what is gone."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from config.ids import uuid7
+from ledger.connection import Database
+from tests.intake.conftest import NOTE, Api, Worker
+
+TITLED = {"command": "tests.note@2", "payload": {"text": "hello", "title": "Greeting"}}
+#: As the conftest's commands say.
+KEPT = 3600
+
+
+def age(database: Database, job_id: str, seconds: float) -> None:
+    with database.plumbing() as tx:
+        tx.execute("update haulier.jobs set finished_at = now() - make_interval(secs => %s) where id = %s", (seconds, job_id))
+
+
+def test_a_result_is_read_alone_with_its_etag(api: Api, worker: Worker):
+    job_id = api.accepted()
+    lease = worker.begin(job_id)
+    early = api.get(f"/v1/jobs/{job_id}/result", "seeing")
+    worker.complete(lease, '{"length": 5}')
+
+    shown = api.get(f"/v1/jobs/{job_id}/result", "seeing")
+    same = api.get(f"/v1/jobs/{job_id}/result", "seeing", headers={"if-none-match": shown.headers["etag"]})
+
+    assert (early.status_code, early.json()["state"], early.headers["retry-after"]) == (409, "running", "1")
+    assert (shown.status_code, shown.json(), same.status_code) == (200, {"length": 5}, 304)
+    assert api.get(f"/v1/jobs/{job_id}/result").json() is None
+    assert api.get(f"/v1/jobs/{job_id}/result", "foreign").status_code == 404
+
+
+def test_a_job_that_ended_otherwise_has_no_result(api: Api, worker: Worker):
+    job_id = api.accepted()
+    worker.kill(job_id)
+
+    answer = api.get(f"/v1/jobs/{job_id}/result", "seeing")
+
+    assert (answer.status_code, answer.json()["detail"]) == (404, f"there is no result of job {job_id}: it ended dead")
+
+
+def test_after_its_time_a_result_is_not_shown_even_before_it_is_taken_away(api: Api, worker: Worker, database: Database):
+    job_id = api.accepted(TITLED)
+    worker.complete(worker.begin(job_id), '{"length": 5}')
+    fresh, kept = api.get(f"/v1/jobs/{job_id}", "seeing"), api.get(f"/v1/jobs/{job_id}/result", "seeing")
+    age(database, job_id, KEPT + 1)
+
+    late = api.get(f"/v1/jobs/{job_id}", "seeing", headers={"if-none-match": fresh.headers["etag"]})
+    gone = api.get(f"/v1/jobs/{job_id}/result", "seeing")
+
+    assert (fresh.json()["result"], kept.status_code) == ({"length": 5}, 200)
+    assert fresh.json()["result_expires_at"] > fresh.json()["finished_at"]
+    assert (late.status_code, late.json()["result"], late.json()["state"]) == (200, None, "succeeded")
+    assert (gone.status_code, gone.json()["type"]) == (410, "/problems/gone")
+    assert api.get(f"/v1/jobs/{api.accepted(NOTE)}").json()["result_expires_at"] is None
+
+
+def at(days: float) -> UUID:
+    made = uuid7()
+    return UUID(int=made.int - (int(days * 86_400_000) << 80))
+
+
+@pytest.mark.parametrize("path", ["", "/attempts", "/timeline", "/family", "/result"])
+def test_a_job_older_than_retention_is_gone_whosever_it_was(api: Api, path: str):
+    for role in ("viewer", "foreign"):
+        old, young = api.get(f"/v1/jobs/{at(31)}{path}", role), api.get(f"/v1/jobs/{at(29)}{path}", role)
+
+        assert (old.status_code, old.json()["type"]) == (410, "/problems/gone")
+        assert young.status_code == 404
+
+
+def test_the_same_holds_for_dead_letters_and_for_cancelling(api: Api):
+    assert api.get(f"/v1/dead-letters/{at(31)}").status_code == 410
+    assert api.post(f"/v1/dead-letters/{at(31)}/replay", {"reason": "x"}, "operator").status_code == 410
+    assert api.post(f"/v1/jobs/{at(31)}/cancel").status_code == 410
+
+
+def test_500_ids_fit_into_a_url(api: Api):
+    there = [api.accepted() for _ in range(2)]
+    others = [str(uuid7()) for _ in range(498)]
+
+    plain = api.get(f"/v1/jobs?ids={','.join([*others, *there])}")
+    escaped = api.get(f"/v1/jobs?ids={'%2C'.join([*others, *there])}&limit=50")
+    too_many = api.get("/v1/jobs?ids=" + ",".join([*others, *there, str(uuid7())]))
+    much_too_many = api.get("/v1/jobs?ids=" + ",".join([there[0]] * 1000))
+
+    assert [job["id"] for job in plain.json()["items"]] == there
+    assert escaped.json() == plain.json()
+    assert (too_many.status_code, much_too_many.status_code) == (400, 414)
