@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 RELEASE = "0.1.0"
+
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -29,6 +32,10 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "",
         description="addresses or networks, with commas between, whose X-Forwarded-For is believed; the audit's origin is the peer's otherwise",
+    )
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins whose pages may read answers, with commas between: https://app.example.com"
     )
 
     processes: int = Field(2, ge=1, le=256, description="worker processes of one `haulier work`")
@@ -78,6 +85,15 @@ class Settings(BaseSettings):
         for part in filter(None, (part.strip() for part in value.split(","))):
             ip_network(part)
         return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _are_origins(cls, value: Any) -> Any:
+        origins = tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else tuple(value)
+        wrong = [origin for origin in origins if not _ORIGIN.fullmatch(str(origin))]
+        if wrong:
+            raise ValueError(f"must be origins such as https://app.example.com, one by one (a cookie never goes with *), got {wrong[0]!r}")
+        return origins
 
     @classmethod
     def settings_customise_sources(

@@ -28,6 +28,7 @@ COMMANDS = {
     "dead": "console.dead:dead",
     "keys": "console.access:keys",
     "tenants": "console.access:tenants",
+    "tokens": "console.tokens:tokens",
 }
 
 

@@ -135,6 +135,12 @@ def find_key(tx: Tx, key: str) -> Key | None:
     return Key(*row[:11])
 
 
+def find_prefix(tx: Tx, prefix: str) -> Key | None:
+    """The live key of this prefix, whoever holds it: for what was signed in its name."""
+    row = tx.execute(FIND, (prefix,)).fetchone()
+    return Key(*row[:11]) if row else None
+
+
 LIST = """
 select k.id, k.tenant_id, t.slug, k.prefix, k.role::text, k.payloads, k.name, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
   from haulier.api_keys k left join haulier.tenants t on t.id = k.tenant_id

@@ -225,6 +225,21 @@ def family(tx: Tx, job_id: UUID, tenants: Sequence[int] | None, limit: int = 500
     return jobs(tx, [row[0] for row in tx.execute(FAMILY, {"id": job_id, "limit": limit})], tenants)
 
 
+DESCENDS = """
+with recursive up(id, parent_id) as (
+    select id, parent_id from haulier.every_job where id = %(id)s
+    union all
+    select above.id, above.parent_id from up join haulier.every_job above on above.id = up.parent_id)
+select exists(select from up where id = %(head)s)
+"""
+
+
+def descends(tx: Tx, job_id: UUID, head: UUID) -> bool:
+    """Whether a job is `head`, or was submitted by it or by one of its follow-ups."""
+    row = tx.execute(DESCENDS, {"id": job_id, "head": head}).fetchone()
+    return row is not None and row[0]
+
+
 def family_state(counts: dict[str, int]) -> str:
     """What a family amounts to: active while any of it is open, else the worst of its ends."""
     if any(state not in FINAL for state in counts):

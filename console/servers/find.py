@@ -1,4 +1,5 @@
 """Where a private RabbitMQ or Redis comes from: programs that are here, else Debian's packages, else Docker, else a clear error.
+The browser and the curl of the tests come in the same way, but for Docker.
 
 `python -m console.servers.find` sees to it beforehand that they can be had, as `make test` does.
 """
@@ -50,6 +51,24 @@ def redis_server(directory: Path | None = None, *, port: int | None = None) -> R
     raise ServerError(_choices("Redis", "redis-server", "HAULIER_TEST_REDIS_URL"))
 
 
+def program(package: str, *names: str) -> str:
+    """The path of a program that tests run. `names`: what else it may be called. Raises ServerError when there is no way to it."""
+
+    def find() -> str | None:
+        return next(filter(None, map(shutil.which, (package, *names))), None)
+
+    path = find()
+    if path is None and _install(package, lambda: find() is not None):
+        path = find()
+    if path is None:
+        raise ServerError(f"{package} is needed and is not here. Either of these will do: install {package}; be root on Debian.")
+    return path
+
+
+def chromium() -> str:
+    return program("chromium", "chromium-browser", "google-chrome")
+
+
 def _install(package: str, installed: Callable[[], bool]) -> bool:
     """Whether it is there now."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -73,6 +92,7 @@ def main() -> None:
     """Install what is missing, so that no test has to wait for it."""
     for server in (rabbitmq_node(), redis_server()):
         log.info("server can be had", server=server.name, kind=type(server).__name__)
+    log.info("programs can be had", paths=[chromium(), program("curl")])
 
 
 if __name__ == "__main__":

@@ -16,22 +16,24 @@ from config import changes
 from config.changes import Changes, Hints
 from config.redis import AsyncRedis
 from config.settings import RELEASE, Settings
-from ledger import keys
+from ledger import keys, tokens
 from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
-from producers.intake import batching, dead_letters, explaining, jobs, metrics, operating, pages, problems, streams, tenants
+from producers.intake import batching, dead_letters, explaining, jobs, metrics, operating, pages, problems, streams, tenants, watching
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
 from producers.intake.background import Background
 from producers.intake.contract import Contract
+from producers.intake.cors import Cors
 from producers.intake.document import as_text, describe
 from producers.intake.gate import Gate
 from producers.intake.hub import Hub
 from producers.intake.parts import Door, Parts
 from producers.intake.submitting import Writers
 from producers.intake.tail import Tail
+from producers.intake.tokens import TokenReader
 
 
 def create_app(
@@ -50,6 +52,8 @@ def create_app(
     problems.handle(app)
     app.add_middleware(Gate, contract=contract)
     app.state.parts = _assemble(settings, database, handlers, contract, transport_problem, bus or changes.connect(settings.redis_url))
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
     return app
 
 
@@ -64,7 +68,7 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants):
+    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, watching):
         app.include_router(module.router)
     contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batching.document()}))
     app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
@@ -84,13 +88,18 @@ def _assemble(
     bus: Changes,
 ) -> Parts:
     door = Door(database, min(settings.request_deadline, database.deadlines.call))
-    keyring = Keyring(lambda text: door.use(lambda tx: keys.find_key(tx, text)), lambda uses: door.use(lambda tx: keys.note_uses(tx, uses)))
+    keyring = Keyring(
+        lambda text: door.use(lambda tx: keys.find_key(tx, text)),
+        lambda uses: door.use(lambda tx: keys.note_uses(tx, uses)),
+        find_prefix=lambda prefix: door.use(lambda tx: keys.find_prefix(tx, prefix)),
+    )
+    watch_tokens = TokenReader(lambda: door.use(tokens.list_secrets))
     background = Background()
     background.every(5, keyring.note_uses)
     writers = Writers(database, settings.request_deadline, Waker(database))
     redis = AsyncRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
     hub, tail = Hub(settings, door), Tail(settings, door)
-    return Parts(settings, door, handlers, keyring, writers, contract, bus, hub, tail, transport_problem, background, redis)
+    return Parts(settings, door, handlers, keyring, watch_tokens, writers, contract, bus, hub, tail, transport_problem, background, redis)
 
 
 @contextlib.asynccontextmanager

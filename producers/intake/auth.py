@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,10 +14,12 @@ from uuid import UUID
 from fastapi import Depends, Query
 from starlette.requests import Request
 
-from ledger import audit, keys
+from ledger import audit, keys, reading
 from ledger.keys import Key
+from ledger.reading import Job
 from producers.intake.parts import Tx, parts_of
 from producers.intake.problems import Problem, not_found
+from producers.intake.tokens import BadTokenError
 
 READ = frozenset(keys.ROLES)
 SUBMIT = frozenset({"submitter", "admin"})
@@ -25,8 +27,18 @@ CANCEL = frozenset({"submitter", "operator", "admin", "platform"})
 OPERATE = frozenset({"operator", "admin", "platform"})
 ADMINISTER = frozenset({"admin", "platform"})
 PLATFORM = frozenset({"platform"})
+#: No key has this role. A route that admits it holds every job to `Access.sees`, as `find_job` does; all other routes refuse it.
+WATCH = frozenset({"watch"})
 
 CHALLENGE = 'Bearer realm="haulier"'
+COOKIE = "haulier_watch"
+
+
+@dataclass(frozen=True, slots=True)
+class Watching(Key):
+    """The key that made a watch token, cut down to what the token opens: a role of no other use, one job and its family, for a while."""
+
+    watches: UUID
 
 
 class Keyring:
@@ -40,11 +52,13 @@ class Keyring:
         find: Callable[[str], Key | None],
         note: Callable[[list[tuple[UUID, datetime]]], object],
         *,
+        find_prefix: Callable[[str], Key | None] = lambda _: None,
         keep: float = 3,
         size: int = 10_000,
         note_every: float = 60,
     ) -> None:
         self._find = find
+        self._find_prefix = find_prefix
         self._note = note
         self._note_every = note_every
         self._used: set[UUID] = set()
@@ -58,13 +72,19 @@ class Keyring:
         """The live key that this text is, or None."""
         if keys.read_prefix(text) is None:
             return None
-        name = hashlib.sha256(text.encode()).digest()
+        return await self._recall(hashlib.sha256(text.encode()).digest(), self._find, text)
+
+    async def find_prefix(self, prefix: str) -> Key | None:
+        """The live key of this prefix, or None: only for what such a key has made."""
+        return await self._recall(prefix.encode(), self._find_prefix, prefix)
+
+    async def _recall(self, name: bytes, find: Callable[[str], Key | None], text: str) -> Key | None:
         known = self._known.get(name)
         if known and known[0] > time.monotonic():
             key = known[1]
         else:
             if name not in self._asked:
-                self._asked[name] = asyncio.create_task(self._ask(name, text))
+                self._asked[name] = asyncio.create_task(self._ask(name, find, text))
             key = await asyncio.shield(self._asked[name])
         if key is not None:
             self._used.add(key.id)
@@ -80,10 +100,10 @@ class Keyring:
             self._note([(key, datetime.now(UTC)) for key in fresh])
             self._noted.update(dict.fromkeys(fresh, now))
 
-    async def _ask(self, name: bytes, text: str) -> Key | None:
+    async def _ask(self, name: bytes, find: Callable[[str], Key | None], text: str) -> Key | None:
         asked_at = time.monotonic()
         try:
-            key = await asyncio.to_thread(self._find, text)
+            key = await asyncio.to_thread(find, text)
         finally:
             del self._asked[name]
         if len(self._known) >= self._size:
@@ -93,19 +113,53 @@ class Keyring:
 
 
 async def authenticate(request: Request, roles: frozenset[str]) -> Key:
-    """The caller's key. Raises Problem: 401 without a live key, 403 without one of the roles."""
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
+    """The caller's key. Raises Problem: 401 without a live key, 403 without one of the roles. A watch token's role is in few."""
+    text = read_bearer(request)
+    token = read_cookie(request) if text is None else text if text.count(".") == 2 else None
+    if text is None and token is None:
         raise Problem("unauthenticated", "give an API key as Authorization: Bearer hl_…", headers={"www-authenticate": CHALLENGE})
-    key = await parts_of(request).keyring.find(text.strip())
+    key = await parts_of(request).keyring.find(text or "") if token is None else await _read_token(request, token)
     if key is None:
-        challenge = f'{CHALLENGE}, error="invalid_token"'
-        raise Problem("unauthenticated", "the API key is unknown, expired or revoked", headers={"www-authenticate": challenge})
+        raise _unauthenticated("the API key is unknown, expired or revoked")
     if key.role not in roles:
         challenge = f'{CHALLENGE}, error="insufficient_scope"'
         detail = f"a key of role {key.role} may not do this; it takes {', '.join(sorted(roles))}"
         raise Problem("forbidden", detail, headers={"www-authenticate": challenge})
     return key
+
+
+def read_bearer(request: Request) -> str | None:
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else None
+
+
+def read_cookie(request: Request) -> str | None:
+    """A watch token's cookie. An Authorization of any kind goes before it."""
+    return None if "authorization" in request.headers else request.cookies.get(COOKIE)
+
+
+async def _read_token(request: Request, text: str) -> Watching:
+    """Raises Problem, 401. A token is good for as long as the key that made it."""
+    parts = parts_of(request)
+    try:
+        claims = await parts.tokens.read(text)
+    except BadTokenError as error:
+        raise _unauthenticated(f"the watch token is no good: {error}") from None
+    key = await parts.keyring.find_prefix(claims.key)
+    if key is None:
+        raise _unauthenticated("the key that made this watch token is expired or revoked")
+    own: dict[str, Any] = {field.name: getattr(key, field.name) for field in fields(Key)}
+    held: dict[str, Any] = {
+        "role": "watch",
+        "tenant_id": claims.tenant_id,
+        "payloads": key.payloads and claims.payloads,
+        "expires_at": claims.expires_at,
+    }
+    return Watching(**own | held, watches=claims.job_id)
+
+
+def _unauthenticated(detail: str) -> Problem:
+    return Problem("unauthenticated", detail, headers={"www-authenticate": f'{CHALLENGE}, error="invalid_token"'})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +180,15 @@ class Access:
     @property
     def payloads(self) -> bool:
         return self.key.payloads
+
+    @property
+    def watches(self) -> UUID | None:
+        """The job that a watch token was made for; None for a key."""
+        return self.key.watches if isinstance(self.key, Watching) else None
+
+    def sees(self, tx: Tx, job: Job) -> bool:
+        """Of the jobs of its tenants: a key all, a watch token its job and that job's family."""
+        return self.watches is None or self.watches in {job.id, job.root_id} or reading.descends(tx, job.id, self.watches)
 
     def tenants(self, tx: Tx) -> list[int] | None:
         """Whose things the caller may see: tenant ids, or None for all."""
@@ -173,6 +236,8 @@ def may(roles: frozenset[str]) -> Callable[..., object]:
 
 
 Reader = Annotated[Access, Depends(may(READ))]
+#: For what a watch token opens as well.
+Watcher = Annotated[Access, Depends(may(READ | WATCH))]
 Canceller = Annotated[Access, Depends(may(CANCEL))]
 Operator = Annotated[Access, Depends(may(OPERATE))]
 Administrator = Annotated[Access, Depends(may(ADMINISTER))]

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from config.settings import RELEASE
 from pipelines.command import Handler
-from producers.intake.auth import ENFORCED
+from producers.intake.auth import COOKIE, ENFORCED, WATCH
 from producers.intake.contract import METHODS, PROBLEM_SCHEMA, problem_response
 from producers.intake.explaining import example_of
 from producers.intake.problems import KINDS, MEDIA_TYPE
@@ -52,7 +52,7 @@ def describe(app: FastAPI, handlers: Mapping[str, Handler], extra_paths: Mapping
         description=(
             "A 2xx to a submission is a promise: the job is durably in Postgres. Every error is a problem document (RFC 9457), whose `type`"
             " leads to a page that says what to do. Times are RFC 3339 in UTC, durations seconds, ids UUIDv7. Unknown fields and query"
-            " parameters are refused. `x-roles` names the roles of keys that may use an operation."
+            " parameters are refused. `x-roles` names the roles of keys that may use an operation; `watch` stands for a watch token."
         ),
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
@@ -64,11 +64,16 @@ def describe(app: FastAPI, handlers: Mapping[str, Handler], extra_paths: Mapping
     schemas = {name: schema for name, schema in components.get("schemas", {}).items() if "ValidationError" not in name}
     components["schemas"] = schemas | {"Problem": PROBLEM_SCHEMA}
     components["responses"] = {f"Problem{status}": problem_response(status) for status in sorted({kind.status for kind in KINDS.values()})}
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "an API key, hl_…"}}
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "an API key, hl_…"},
+        "watch_token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "opens one job and its family"},
+        "watch_cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "a watch token, for EventSource"},
+    }
     roles = _find_roles(app)
     for path, method, operation in _operations(document):
         if (method, path) in roles:
             operation.setdefault("x-roles", sorted(roles[method, path]))
+            operation.setdefault("security", _credentials(roles[method, path]))
         _complete(operation, behind_a_key=path.startswith("/v1/"))
         if "{job_id}" in path:
             operation["responses"].setdefault("410", {"$ref": "#/components/responses/Problem410"})
@@ -96,6 +101,12 @@ def _find_roles(app: FastAPI) -> dict[tuple[str, str], frozenset[str]]:
             if enforced:
                 found |= {(method.lower(), route.path_format): frozenset.intersection(*enforced) for method in route.methods or ()}
     return found
+
+
+def _credentials(roles: frozenset[str]) -> list[dict[str, list[str]]]:
+    """What opens a route: a key, a watch token in one of its two places, or any of them."""
+    names = (["key"] if roles - WATCH else []) + (["watch_token", "watch_cookie"] if roles & WATCH else [])
+    return [{name: []} for name in names]
 
 
 def _calls(dependant: Any) -> Iterator[Callable[..., object]]:

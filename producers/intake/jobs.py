@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ledger import jobs, reading
 from ledger.reading import FINAL, Filter, Job
 from pipelines.command import canonical
-from producers.intake.auth import Access, Canceller, Reader
+from producers.intake.auth import Access, Canceller, Reader, Watcher
 from producers.intake.contract import header, problems
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
 from producers.intake.parts import Tx, parts_of
@@ -36,9 +36,9 @@ def read_labels(request: Request) -> dict[str, str] | None:
 
 
 def find_job(tx: Tx, job_id: UUID, access: Access) -> Job:
-    """Raises Problem `not-found`, for another tenant's job too, or `gone` for what is older than retention."""
+    """Raises Problem `not-found`, for another tenant's job too and one that a watch token does not open, or `gone` for what is older than retention."""
     job = reading.job(tx, job_id, access.tenants(tx))
-    if job is None:
+    if job is None or not access.sees(tx, job):
         raise absent_job(job_id, access.retention_days)
     return job
 
@@ -144,7 +144,7 @@ Until = Annotated[Literal["family"] | None, Query(description="with Prefer: wait
     openapi_extra={"parameters": [PREFER]},
     operation_id="show_job",
 )
-async def show_job(request: Request, access: Reader, job_id: UUID, until: Until = None) -> Response:
+async def show_job(request: Request, access: Watcher, job_id: UUID, until: Until = None) -> Response:
     """As it stands. Poll with If-None-Match; an answer of 304 has no body.
 
     With `Prefer: wait=N` the answer waits, up to N seconds, until the state or progress differs from what If-None-Match names, or the job
@@ -206,7 +206,7 @@ def list_attempts(request: Request, access: Reader, job_id: UUID) -> Response:
 
 
 @router.get("/{job_id}/timeline", response_model=Events)
-def show_timeline(request: Request, access: Reader, job_id: UUID) -> Response:
+def show_timeline(request: Request, access: Watcher, job_id: UUID) -> Response:
     """Every change of state, gapless, with who caused it."""
 
     def read(tx: Tx) -> Response:
@@ -217,7 +217,7 @@ def show_timeline(request: Request, access: Reader, job_id: UUID) -> Response:
 
 
 @router.get("/{job_id}/family", response_model=Jobs)
-def show_family(request: Request, access: Reader, job_id: UUID, limit: Limit = 500) -> Response:
+def show_family(request: Request, access: Watcher, job_id: UUID, limit: Limit = 500) -> Response:
     """The job and all that it and its follow-ups submitted, the oldest first."""
     parts = parts_of(request)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from producers.intake.hub import Hub
     from producers.intake.submitting import Writers
     from producers.intake.tail import Tail
+    from producers.intake.tokens import TokenReader
 
 Tx = psycopg.Connection[Any]
 T = TypeVar("T")
@@ -96,6 +97,7 @@ class Parts:
     door: Door
     handlers: Mapping[str, Handler]
     keyring: Keyring
+    tokens: TokenReader
     writers: Writers
     contract: Contract
     changes: Changes

@@ -35,7 +35,7 @@ def conditional(request: Request, content: Any, headers: Mapping[str, str]) -> R
     """An answer with a strong ETag, or 304 to whoever has it already."""
     body = encode(content)
     tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-    common = {"etag": tag, "cache-control": "private, no-cache", "vary": "authorization, prefer", **headers}
+    common = {"etag": tag, "cache-control": "private, no-cache", "vary": "authorization, cookie, prefer", **headers}
     known = {part.strip().removeprefix("W/") for value in request.headers.getlist("if-none-match") for part in value.split(",")}
     if tag in known or "*" in known:
         return Response(None, 304, common)

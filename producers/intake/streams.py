@@ -27,7 +27,7 @@ from starlette.responses import Response
 from ledger import following
 from ledger.following import NOTHING, Snapshot, Told, Wanted
 from ledger.reading import FINAL, Job
-from producers.intake.auth import READ, Access, Reader, authenticate
+from producers.intake.auth import READ, WATCH, Access, Reader, Watcher, authenticate
 from producers.intake.contract import header, problems
 from producers.intake.hub import Waiter
 from producers.intake.jobs import Command, find_job
@@ -126,7 +126,7 @@ LAST_EVENT_ID = {
 )
 async def follow_job(
     request: Request,
-    access: Reader,
+    access: Watcher,
     job_id: UUID,
     family: Annotated[bool, Query(description="the events of all that it and its follow-ups submitted, too")] = False,
 ) -> Response:
@@ -229,7 +229,7 @@ class Stream:
 
     async def _may_still(self) -> bool:
         try:
-            await authenticate(self._request, READ)
+            await authenticate(self._request, READ | WATCH)
         except Problem as problem:
             return problem.kind not in {"unauthenticated", "forbidden"}
         return True

@@ -200,6 +200,13 @@ class NewKeyView(View):
     key: str = Field(description="shown this once")
 
 
+class WatchTokenView(View):
+    token: str = Field(description="send it as Authorization: Bearer, never in a URL")
+    job_id: UUID = Field(description="it opens this job and its family")
+    expires_at: datetime
+    payloads: bool
+
+
 class ReadyView(View):
     ready: bool
     dependencies: dict[str, Any]

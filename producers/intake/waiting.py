@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from ledger import reading
 from ledger.reading import FINAL, Job, family_state
-from producers.intake.auth import READ, Access, authenticate
+from producers.intake.auth import READ, WATCH, Access, authenticate
 from producers.intake.hub import Waiter
 from producers.intake.parts import Tx, parts_of
 from producers.intake.problems import Problem, absent_job
@@ -98,7 +98,7 @@ async def wait_for_end(request: Request, access: Access, job_id: UUID, wait: int
 async def _recheck(request: Request, began: float) -> None:
     """A key that was revoked meanwhile sees nothing more. Raises Problem."""
     if time.monotonic() - began > KEY_KEEPS:
-        await authenticate(request, READ)
+        await authenticate(request, READ | WATCH)
 
 
 @contextlib.asynccontextmanager
@@ -108,7 +108,7 @@ async def _waiting(request: Request, access: Access, job_id: UUID, *, whole: boo
 
     def read(tx: Tx) -> tuple[Viewer, Job]:
         job = reading.job(tx, job_id, access.tenants(tx))
-        if job is None:
+        if job is None or not access.sees(tx, job):
             raise absent_job(job_id, access.retention_days)
         return Viewer(access, parts.handlers, tx), job
 

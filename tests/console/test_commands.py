@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.console.running import Dev, haulier
@@ -125,6 +126,25 @@ def test_a_key_that_is_not_known_and_an_intake_that_is_away_end_with_status_1(de
     assert (unknown.returncode, away.returncode) == (1, 1)
     assert "API key" in unknown.stderr
     assert "does not answer" in away.stderr
+
+
+def test_watch_tokens_run_out_by_themselves_or_at_once(dev: Dev):
+    database = {"HAULIER_DATABASE_URL": dev.database_url}
+    made = [("rotate",), ("rotate", "--now")]
+
+    with psycopg.connect(dev.database_url, autocommit=True) as connection:
+        believed: list[int] = []
+        for arguments in made:
+            done = dev.run("tokens", *arguments, **database)
+            assert done.returncode == 0, done.stderr
+            row = connection.execute("select count(*) from haulier.token_secrets where retires_at is null or retires_at > now()").fetchone()
+            assert row
+            believed.append(row[0])
+        audited = connection.execute("select who, data from haulier.audit where action = 'token_secret.rotate' order by id").fetchall()
+
+    assert believed == [2, 1]
+    assert [data for _, data in audited] == [{"now": False}, {"now": True}]
+    assert audited[0][0].startswith("console:")
 
 
 def test_tenants_and_keys_are_made_on_the_database_itself(dev: Dev):

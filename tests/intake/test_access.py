@@ -22,6 +22,8 @@ MATRIX: list[tuple[str, str, Any, set[str]]] = [
     ("GET", "/v1/jobs/{job}/attempts", None, set(ROLES)),
     ("GET", "/v1/jobs/{job}/timeline", None, set(ROLES)),
     ("GET", "/v1/jobs/{job}/family", None, set(ROLES)),
+    ("POST", "/v1/jobs/{job}/watch-token", None, set(ROLES)),
+    ("POST", "/v1/jobs/{job}/watch-cookie", None, set()),
     ("POST", "/v1/jobs/{job}/cancel", None, {"submitter", "operator", "admin", "platform"}),
     ("GET", "/v1/commands", None, set(ROLES)),
     ("GET", "/v1/commands/tests.note", None, set(ROLES)),

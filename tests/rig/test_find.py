@@ -57,6 +57,18 @@ def test_without_any_of_them_the_error_names_the_choices(monkeypatch: pytest.Mon
         find.redis_server()
 
 
+def test_a_program_is_installed_or_the_error_names_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: dict[str, str] = {}
+    monkeypatch.setattr(find.shutil, "which", there.get)
+    monkeypatch.setattr(find, "_install", lambda package, installed: there.update({package: "/there"}) or installed())
+
+    assert find.program("chromium", "google-chrome") == "/there"
+    assert find.program("nosuch", "chromium") == "/there"
+    monkeypatch.setattr(find, "_install", no)
+    with pytest.raises(ServerError, match="install curl; be root on Debian"):
+        find.program("curl")
+
+
 @pytest.mark.parametrize("before", ["#!/bin/sh\nexit 0\n", None])
 @pytest.mark.parametrize("apt_status", [0, 100])
 def test_an_installation_starts_no_service_and_puts_the_policy_back(tmp_path: Path, before: str | None, apt_status: int) -> None:

@@ -30,7 +30,7 @@ OPEN = {
     ("haulier_producer", "workers.kind"),
     ("haulier_producer", "workers.seen_at"),
 }
-WITHOUT_TENANTS = {"commands", "migrations", "orphan_messages", "webhook_cursor", "workers"}
+WITHOUT_TENANTS = {"commands", "migrations", "orphan_messages", "token_secrets", "webhook_cursor", "workers"}
 #: Unique over tenants, and no oracle: their values are ours and random (a UUID, a key's prefix), or a platform key's to choose.
 OURS_TO_CHOOSE = {"id", "job_id", "order_id", "prefix", "slug"}
 
