@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert
 
 from console.demo.carrier import NOWHERE
 from console.demo.gateway import DECLINED_CARD
-from pipelines.orders.schema import discounts, products
+from pipelines.orders.schema import bind, discounts, products
 
 #: Sku → price in cents. There is enough of each.
 PRICES = {"MUG-BLUE": 1250, "MUG-RED": 1250, "PLATE-WHITE": 1890, "BOWL-OAK": 3400, "SPOON-SET": 2299, "TEAPOT": 5900}
@@ -93,6 +93,7 @@ def stock_up(db: Connection, tenant: str, plan: Plan) -> None:
         {"tenant": tenant, "sku": sku, "name": sku.title(), "price": price, "stock": stock, "available": stock}
         for sku, (price, stock) in stocks.items()
     ]
+    bind(db, tenant)
     db.execute(insert(products), rows)
     db.execute(
         insert(discounts), [{"tenant": tenant, "code": code, "kind": kind, "value": value} for code, (kind, value) in DISCOUNTS.items()]

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from console.demo import carrier, gateway
 from console.demo.serving import running
 from ledger.connection import sqlalchemy_url
-from pipelines.orders.schema import products
+from pipelines.orders.schema import bind, products
 from pipelines.orders.settings import OrdersSettings
 
 #: In minor units of the domain's currency.
@@ -42,5 +42,6 @@ def _stock(database_url: str, tenant: str) -> None:
     ]
     engine = create_engine(sqlalchemy_url(database_url))
     with engine.begin() as connection:
+        bind(connection, tenant)
         connection.execute(insert(products).on_conflict_do_nothing(), shelves)
     engine.dispose()

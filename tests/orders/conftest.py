@@ -11,6 +11,7 @@ from console.demo import carrier as demo_carrier
 from console.demo import gateway as demo_gateway
 from console.demo.serving import running
 from ledger.connection import sqlalchemy_url
+from ledger.roles import Role
 from pipelines.orders import carrier as carrier_client
 from pipelines.orders import gateway as gateway_client
 from pipelines.orders.schema import create_tables
@@ -24,10 +25,14 @@ def shop(database_url: str) -> Iterator[Shop]:
     engine = create_engine(sqlalchemy_url(database_url), pool_size=20, pool_timeout=60)
     with engine.begin() as db:
         create_tables(db)
-    shop = Shop(engine)
+    handlers = create_engine(
+        sqlalchemy_url(database_url), pool_size=20, pool_timeout=60, connect_args={"options": f"-c role={Role.HANDLER}"}
+    )
+    shop = Shop(engine, handlers)
     yield shop
     assert shop.balance().discrepancies == ()
     engine.dispose()
+    handlers.dispose()
 
 
 @pytest.fixture

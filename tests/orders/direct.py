@@ -30,6 +30,10 @@ from pipelines.table import HANDLERS
 ADDRESS = Address(name="Ada", street="1 Road", postal_code="10115", city="Berlin", country="DE")
 
 
+#: Their numbers.
+TENANTS = {"acme": 1, "globex": 2}
+
+
 @dataclass
 class Job:
     command: Command
@@ -66,6 +70,7 @@ class DirectRun:
     def transaction(self) -> Generator[Connection]:
         if self.open is None:
             self.open = self._engine.connect()
+            self.open.execute(text("select set_config('haulier.tenant', :tenant, true)"), {"tenant": str(TENANTS[self.tenant])})
         yield self.open
 
     @contextmanager
@@ -96,10 +101,11 @@ class DirectRun:
 
 
 class Shop:
-    """Products, discounts and the jobs of a test."""
+    """Products, discounts and the jobs of a test. `engine` is for looking, and sees all tenants; `handlers` is what handlers have."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, handlers: Engine) -> None:
         self.engine = engine
+        self.handlers = handlers
         self.jobs: list[Job] = []
         self.recorded: dict[tuple[UUID, str], Any] = {}
         self.before_commit: Callable[[Job], None] = lambda _job: None
@@ -107,11 +113,20 @@ class Shop:
 
     def stock_up(self, sku: str = "MUG", *, price: int = 500, stock: int = 10, tenant: str = "acme") -> None:
         with self.engine.begin() as db:
-            db.execute(insert(products), {"tenant": tenant, "sku": sku, "name": sku, "price": price, "stock": stock, "available": stock})
+            row = {
+                "tenant_id": TENANTS[tenant],
+                "tenant": tenant,
+                "sku": sku,
+                "name": sku,
+                "price": price,
+                "stock": stock,
+                "available": stock,
+            }
+            db.execute(insert(products), row)
 
     def offer(self, code: str, kind: str, value: int, **rules: Any) -> None:
         with self.engine.begin() as db:
-            db.execute(insert(discounts), {"tenant": "acme", "code": code, "kind": kind, "value": value, **rules})
+            db.execute(insert(discounts), {"tenant_id": 1, "tenant": "acme", "code": code, "kind": kind, "value": value, **rules})
 
     def order(self, *lines: tuple[str, int], tenant: str = "acme", card: str = "tok_visa", code: str | None = None) -> Job:
         """Submit an order (of one MUG, if nothing is said)."""
@@ -127,7 +142,7 @@ class Shop:
         """One attempt."""
         handler = HANDLERS[job.name]
         job.attempt += 1
-        run = DirectRun(job, self.engine, self.recorded)
+        run = DirectRun(job, self.handlers, self.recorded)
         try:
             job.result = handler.function(job.command, run)
             assert not isinstance(job.result, Rejected | Snooze)

@@ -36,7 +36,7 @@ OURS_TO_CHOOSE = {"id", "job_id", "order_id", "prefix", "slug"}
 
 TABLES = """
 select c.relname, c.relrowsecurity, c.relforcerowsecurity,
-       exists (select from pg_attribute a where a.attrelid = c.oid and a.attname in ('tenant_id', 'tenant') and not a.attisdropped),
+       exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped),
        c.relispartition,
        exists (select from pg_policies p where p.schemaname = n.nspname and p.tablename = c.relname and p.policyname = 'own_tenant'
                   and p.qual like '%%current_setting(''haulier.tenant''%%' and p.with_check = p.qual and p.cmd = 'ALL' and p.permissive = 'PERMISSIVE'
@@ -49,11 +49,11 @@ select c.relname, c.relrowsecurity, c.relforcerowsecurity,
 def test_every_table_with_rows_of_tenants_is_guarded(two: Two):
     two.tx.execute("select haulier.open_archive(current_date)")
 
-    rows = two.tx.execute(TABLES, (["haulier"],)).fetchall()
+    rows = two.tx.execute(TABLES, (SCHEMAS,)).fetchall()
 
     with_tenants = {name for name, _, _, has_tenants, _, _ in rows if has_tenants} | {"tenants"}
     assert {row[0] for row in rows} - with_tenants == WITHOUT_TENANTS
-    assert len(with_tenants) > 12
+    assert len(with_tenants) > 18
     unguarded = [name for name, on, forced, *_ in rows if name in with_tenants and not (on and forced)]
     assert unguarded == []
     assert [name for name, _, _, _, partition, policy in rows if name in with_tenants and not (partition or policy)] == []
@@ -132,7 +132,8 @@ def test_no_unique_constraint_tells_one_tenant_of_another(two: Two):
         "select c.relname, i.indexrelid::regclass::text, a.attname"
         "  from pg_index i join pg_class c on c.oid = i.indrelid join pg_namespace n on n.oid = c.relnamespace"
         "  join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]"
-        " where n.nspname = 'haulier' and i.indisunique and c.relrowsecurity"
+        " where n.nspname = any(%s) and i.indisunique and c.relrowsecurity",
+        (SCHEMAS,),
     ).fetchall()
 
     assert len(rows) > 8

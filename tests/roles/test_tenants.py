@@ -114,6 +114,40 @@ def test_a_handler_reads_no_payload_and_no_key(two: Two):
         tx.rollback()
 
 
+def test_a_handler_meets_another_tenants_goods_nowhere(two: Two):
+    """Whatever SQL it runs: reads, changes, deletes, and unique values that would tell it of them (trap 17)."""
+    for tenant in (two.mine, two.other):
+        with two.tx.transaction():
+            two.tx.execute("select set_config('haulier.tenant', %s, true)", (str(tenant),))
+            two.tx.execute(
+                "insert into orders.products (tenant, sku, name, price, stock, available) values ('t', %s, 'x', 1, 5, 5)",
+                (f"sku-{tenant}",),
+            )
+    foreign = f"sku-{two.other}"
+    tx = two.act("haulier_handler", two.mine)
+
+    assert tx.execute("select sku from orders.products").fetchall() == [(f"sku-{two.mine}",)]
+    assert tx.execute("update orders.products set price = 2").rowcount == 1
+    assert tx.execute("delete from orders.products where sku = %s", (foreign,)).rowcount == 0
+    tx.execute("insert into orders.products (tenant, sku, name, price, stock, available) values ('t', %s, 'mine too', 1, 1, 1)", (foreign,))
+    with pytest.raises(InsufficientPrivilege), tx.transaction():
+        tx.execute(
+            "insert into orders.products (tenant_id, tenant, sku, name, price, stock, available) values (%s, 't', 'y', 'y', 1, 1, 1)",
+            (two.other,),
+        )
+    with pytest.raises(InsufficientPrivilege), tx.transaction():
+        tx.execute("update orders.products set tenant_id = %s", (two.other,))
+    tx.commit()
+
+    assert two.tx.execute("select name, price from orders.products where tenant_id = %s", (two.other,)).fetchall() == [("x", 1)]
+
+
+def test_a_handler_that_is_bound_to_nobody_writes_nothing(two: Two):
+    tx = two.act("haulier_handler")
+    with pytest.raises((InsufficientPrivilege, psycopg.errors.NotNullViolation)):
+        tx.execute("insert into orders.products (tenant, sku, name, price, stock, available) values ('t', 'x', 'x', 1, 5, 5)")
+
+
 def test_an_operator_sees_all_tenants(two: Two):
     tx = two.act("haulier_operator")
 
