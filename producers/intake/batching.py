@@ -48,7 +48,7 @@ router = APIRouter(prefix="/v1/batches", tags=["jobs"])
 MOST_ITEMS = 10_000
 #: Items, and bytes of their text, in one set.
 SET_ITEMS = 500
-SET_BYTES = 1 << 20
+SET_BYTES = 256 << 10
 #: Batches that one intake receives at a time; each may hold two sets.
 MOST_BATCHES = 64
 #: A body that comes slower than this, in bytes a second, after the first `request_deadline` seconds, is given up.

@@ -64,6 +64,52 @@ def test_a_set_that_is_lost_is_repeated_for_all_its_members(far_api: Api, proxy:
     assert count(database, far_api) == 31
 
 
+@pytest.mark.parametrize("done", [True, False], ids=["committed", "never arrived"])
+@pytest.mark.parametrize("query", ["", "?atomic=true"])
+def test_a_set_of_a_batch_that_is_lost_is_repeated_and_is_there_once(
+    far_api: Api, proxy: Proxy, database: Database, query: str, done: bool
+):
+    far_api.post(f"/v1/jobs/batch{query}", [NOTE])
+    proxy.lose(b"number 700", answer=done)
+
+    answer = far_api.post(f"/v1/jobs/batch{query}", [{**NOTE, "labels": {"l": f"number {n}"}} for n in range(1200)])
+
+    assert proxy.losses == 1
+    assert answer.status_code == (202 if query else 207)
+    jobs = answer.json()["ids"] if query else [item["id"] for item in answer.json()["items"]]
+    assert len(set(jobs)) == 1200
+    assert "replayed" not in answer.text
+    assert count(database, far_api) == 1201
+
+
+def test_a_batch_s_commit_that_is_lost_is_repeated_and_is_there_once(far_api: Api, proxy: Proxy, database: Database):
+    far_api.post("/v1/jobs/batch", [NOTE])
+    proxy.lose(b"COMMIT")
+
+    answer = far_api.post("/v1/jobs/batch", [{**NOTE, "unique": {"key": f"{n}", "on_conflict": "reject"}} for n in range(50)])
+
+    assert proxy.losses == 1
+    assert {item["status"] for item in answer.json()["items"]} == {202}
+    assert "replayed" not in answer.text
+    assert count(database, far_api) == 51
+
+
+def test_a_ledger_that_goes_in_the_middle_of_a_batch_leaves_what_was_kept_and_says_so(far_api: Api, proxy: Proxy, database: Database):
+    items = [{**NOTE, "labels": {"l": f"number {n}"}} for n in range(1200)]
+    far_api.post("/v1/jobs/batch", [NOTE])
+    proxy.lose(b"number 700", then_refuse=True)
+
+    broken = far_api.post("/v1/jobs/batch", items, headers={"idempotency-key": "b"})
+    proxy.let_through()
+    whole = far_api.post("/v1/jobs/batch", items, headers={"idempotency-key": "b"})
+
+    assert (broken.status_code, len(broken.json()["items"])) == (207, 500)
+    assert broken.json()["problem"]["type"] == "/problems/outcome-unknown"
+    assert [item["status"] for item in whole.json()["items"]] == [202] * 1200
+    assert [item["id"] for item in whole.json()["items"]][:500] == [item["id"] for item in broken.json()["items"]]
+    assert count(database, far_api) == 1201
+
+
 def test_what_stays_unknown_until_the_deadline_says_so_and_a_repeat_finds_it(far_api: Api, proxy: Proxy, database: Database):
     far_api.submit()
     proxy.lose(b"remember me", then_refuse=True)
