@@ -10,9 +10,28 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from ledger import reading
 from ledger.reading import Job
 
 Tx = Connection[Any]
+
+
+# A plan made while the tables were tiny, or for half of a table, reads all of it, and compares each row with each id that it was given.
+PLAN = """
+select set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+       set_config('jit', 'off', true)
+"""
+
+
+def by_index(tx: Tx) -> None:
+    """For the rest of this transaction, read by index: what is asked for here is little, whatever the size of the tables."""
+    tx.execute(PLAN)
+
+
+def jobs(tx: Tx, ids: Sequence[UUID]) -> list[Job]:
+    """Those of them that are there, of whichever tenants. Within a transaction."""
+    by_index(tx)
+    return reading.jobs(tx, ids, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +61,8 @@ select j.id, (with recursive family(id, state) as (
 
 
 def versions(tx: Tx, ids: Sequence[UUID], whole: Sequence[UUID]) -> dict[UUID, Version]:
-    """How these jobs stand, and the families of those that are in `whole` too."""
+    """How these jobs stand, and the families of those that are in `whole` too. Within a transaction."""
+    by_index(tx)
     families: dict[UUID, dict[str, int]] = dict(tx.execute(FAMILIES, (list(whole),)).fetchall()) if whole else {}
     return {row[0]: Version(row[1], row[2], families.get(row[0])) for row in tx.execute(VERSIONS, (list(ids),))}
 
@@ -119,12 +139,6 @@ class Wanted:
     roots: Sequence[UUID] = ()
 
 
-# By the BRIN index on xact, then each event's job by its key: a plan made while the tables were tiny, or for half of the table, reads all of both.
-PLAN = """
-select set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-       set_config('jit', 'off', true)
-"""
-
 # What was under way when `seen` was taken is asked for by its very transactions: one that stays open must not make every query begin at it.
 BETWEEN = """
 with found as (
@@ -160,7 +174,7 @@ def between(tx: Tx, seen: Snapshot, until: Snapshot, wanted: Wanted, low: int = 
         "roots": list(wanted.roots),
     }
     with tx.transaction():
-        tx.execute(PLAN)
+        by_index(tx)
         found = [Told(*row) for row in tx.execute(BETWEEN, parameters)]
     return found, high if high < until.end else None
 

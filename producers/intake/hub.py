@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,7 +19,7 @@ import structlog
 
 from config.changes import Hints
 from config.settings import Settings
-from ledger import following, reading
+from ledger import following
 from ledger.reading import Job
 from producers.intake import metrics
 from producers.intake.parts import Door
@@ -167,40 +167,45 @@ class Hub:
                 waiter.dismiss()
 
     async def run(self) -> None:
-        """Look whenever something is due, and at intervals at everything."""
-        again = time.monotonic() + self._settings.look_again
+        """Look at what is due, and beside it at intervals at everything."""
+        await asyncio.gather(self._answer(), self._look_again())
+
+    async def _answer(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, again - time.monotonic())):
-                    await self._stirred.wait()
+            await self._stirred.wait()
             self._stirred.clear()
             began = time.monotonic()
-            if began >= again:
-                await self._find_lost()
-                again = time.monotonic() + self._settings.look_again
             while self._due:
                 await self._look([self._due.pop() for _ in range(min(SET_SIZE, len(self._due)))])
             # As long again as it took: a large family must not keep the ledger busy with itself.
             await asyncio.sleep(max(PAUSE, time.monotonic() - began))
 
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.look_again)
+            known = list(self._known.values())
+            for at in range(0, len(known), SET_SIZE):
+                await self._find_lost({job.id: job for job in known[at : at + SET_SIZE]})
+
     async def _look(self, ids: Sequence[UUID]) -> None:
         self._round += 1
-        for job in await self._read(lambda tx: reading.jobs(tx, ids, None)) or []:
+        for job in await self._read(lambda tx: following.jobs(tx, ids)) or []:
             if job.id in self._waiters:
                 self._known[job.id] = job
                 for waiter in self._waiters[job.id]:
                     waiter.offer(job, self._round)
 
-    async def _find_lost(self) -> None:
+    async def _find_lost(self, known: Mapping[UUID, Job]) -> None:
         """What has changed and nobody hinted at."""
-        known = dict(self._known)
-        if not known:
-            return
-        whole = [job_id for jobs in self._families.values() for job_id in jobs]
+        whole = [job_id for family in self._families.values() for job_id in family if job_id in known]
         found = await self._read(lambda tx: following.versions(tx, list(known), whole)) or {}
-        lost = {job_id for job_id, now in found.items() if job_id in self._known and following.has_changed(known[job_id], now)} - self._due
+        # Unless it was read again meanwhile, or is about to be.
+        lost = {job_id for job_id, job in known.items() if self._known.get(job_id) is job and job_id in found} - self._due
+        lost = {job_id for job_id in lost if following.has_changed(known[job_id], found[job_id])}
         metrics.LOST_HINTS.inc(len(lost))
         self._due |= lost
+        if lost:
+            self._stirred.set()
 
     async def _read(self, call: Callable[[Tx], T]) -> T | None:
         """None while the ledger is away: whoever waits goes on waiting."""
@@ -210,6 +215,9 @@ class Hub:
             if not self._is_blind:
                 log.warning("the ledger is away; those who wait go on waiting", error=str(error).strip())
             self._is_blind = True
+            return None
+        except Exception:  # a hub that ends here would let everybody wait to the end of their time
+            log.exception("looking at what is waited for failed; going on")
             return None
         self._is_blind = False
         return found

@@ -187,6 +187,9 @@ class Tail:
                 log.warning("the ledger is away; streams go on when it is back", error=str(error).strip())
             self._is_blind = True
             return
+        except Exception:  # a tail that ends here would leave all streams silent
+            log.exception("reading what is new failed; going on")
+            return
         self._is_blind = False
         self._position = until
         if found and not hinted:
