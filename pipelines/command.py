@@ -11,10 +11,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 if TYPE_CHECKING:
     from pipelines.run import Run
+
+
+def _read_whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+#: Stands last beside a strict integer, whose bounds its JSON Schema then keeps: 4.0 is an integer there, and many a language writes it so.
+WHOLE = BeforeValidator(_read_whole)
 
 
 class Command(BaseModel):

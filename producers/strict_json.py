@@ -14,6 +14,8 @@ from typing import Any, NoReturn, cast
 MAX_NODES = 10_000
 MAX_DIGITS = 40
 MAX_EXPONENT = 308
+#: That of the smallest double; Postgres writes each as a digit.
+MIN_EXPONENT = -324
 #: Beyond this, a program that reads numbers as doubles (a browser, jq) reads another number.
 MAX_INTEGER = 2**53
 
@@ -106,8 +108,9 @@ def _read_integer(text: str) -> int:
 
 def _read_float(text: str) -> float:
     mantissa, _, exponent = text.lower().partition("e")
-    if len(mantissa) > MAX_DIGITS or len(exponent) > 5 or (exponent and abs(int(exponent)) > MAX_EXPONENT):
-        raise JsonError(f"the number {text[:50]} has more than {MAX_DIGITS} digits, or an exponent beyond {MAX_EXPONENT}")
+    if len(mantissa) > MAX_DIGITS or len(exponent) > 5 or (exponent and not MIN_EXPONENT <= int(exponent) <= MAX_EXPONENT):
+        limits = f"more than {MAX_DIGITS} digits, or an exponent that is not from {MIN_EXPONENT} to {MAX_EXPONENT}"
+        raise JsonError(f"the number {text[:50]} has {limits}")
     if not math.isfinite(value := float(text)):
         raise JsonError(f"the number {text[:50]} is too large")
     return value

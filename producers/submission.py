@@ -36,7 +36,7 @@ from ledger import jobs, keys, workers
 from ledger.jobs import Submission, Unique
 from ledger.unique import HeldError
 from ledger.unique import submit as submit_unique
-from pipelines.command import Command, Handler, canonical
+from pipelines.command import WHOLE, Command, Handler, canonical
 from pipelines.load import load, versions_of
 from producers import strict_json
 
@@ -101,15 +101,25 @@ class Uniqueness(BaseModel):
 class Wish(BaseModel):
     """All that a submission may say of its job."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="Submission")
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        title="Submission",
+        json_schema_extra={
+            "not": {"required": ["run_at", "delay"], "properties": {"run_at": {"type": "string"}, "delay": {"type": "number"}}}
+        },
+    )
 
     command: str = Field(min_length=1, max_length=200, description="a name of GET /v1/commands; without a version it is version 1")
     payload: dict[str, Any] = Field(description="what the command's payload_schema describes")
-    priority: int = Field(0, ge=-100, le=100, description="higher first")
+    priority: Annotated[int, Field(ge=-100, le=100), WHOLE] = Field(0, description="higher first")
     run_at: Moment | None = Field(None, description="not before this time, up to a year ahead; instead of `delay`")
     delay: float | None = Field(None, ge=0, le=YEAR.total_seconds(), allow_inf_nan=False, description="seconds; instead of `run_at`")
     expires_at: Moment | None = Field(None, description="not started by then: cancelled as expired")
-    max_failures: int | None = Field(None, ge=1, description="at most what the command allows, which is also the default")
+    max_failures: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None, description="at most what the command allows, which is also the default"
+    )
     unique: Uniqueness | None = Field(None, description="of the jobs that share its key, one holds it")
     labels: dict[LabelName, LabelValue] | None = Field(None, max_length=20, description="to find it again")
 

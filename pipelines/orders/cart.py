@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.command import WHOLE
 
 
 class Line(BaseModel):
@@ -13,7 +16,7 @@ class Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sku: str = Field(min_length=1, max_length=100, description="the product's stock keeping unit", examples=["MUG-BLUE"])
-    quantity: int = Field(ge=1, le=10_000, strict=True, description="how many")
+    quantity: Annotated[int, Field(ge=1, le=10_000, strict=True), WHOLE] = Field(description="how many")
 
 
 class Address(BaseModel):

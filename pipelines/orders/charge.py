@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 from pydantic import BaseModel, Field, TypeAdapter
 from sqlalchemy import Connection, insert
 
-from pipelines.command import Command, CommandError, Retry, exponential, handles
+from pipelines.command import WHOLE, Command, CommandError, Retry, exponential, handles
 from pipelines.orders import state, stock
 from pipelines.orders.breaker import CircuitOpen, Unavailable
 from pipelines.orders.cart import Address
@@ -28,7 +28,7 @@ class ChargeOrder(Command):
     example: ClassVar = {"order_id": "0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f", "amount": 1999, "card_token": "tok_visa"}
 
     order_id: UUID = Field(description="the order, which must be reserved")
-    amount: int = Field(gt=0, strict=True, description="the order's total in minor units (cents)")
+    amount: Annotated[int, Field(gt=0, strict=True), WHOLE] = Field(description="the order's total in minor units (cents)")
     card_token: str = Field(
         pattern="^tok_[A-Za-z0-9_]{1,100}$", description="the card, as the gateway's token", json_schema_extra={"writeOnly": True}
     )

@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -128,4 +129,4 @@ async def _live(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":  # `make openapi`
-    sys.stdout.write(as_text(route(load(Settings.model_fields["handlers"].default))[1].document))
+    Path(sys.argv[1]).write_text(as_text(route(load(Settings.model_fields["handlers"].default))[1].document))

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,7 +26,7 @@ from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem, not_found
 from producers.intake.representation import Viewer, answer
 from producers.intake.views import DeadLetterView, Jobs, ReplayedView
-from producers.submission import InvalidSubmission, check_payload, find_handler, list_errors
+from producers.submission import InvalidSubmission, Moment, check_payload, find_handler, list_errors
 
 router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
 
@@ -49,7 +49,11 @@ class Replay(Body):
 
 class Resolution(Body):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"step": "ship", "outcome": "did_not_happen", "reason": "the carrier has no such parcel"}]}
+        json_schema_extra={
+            "examples": [{"step": "ship", "outcome": "did_not_happen", "reason": "the carrier has no such parcel"}],
+            "if": {"properties": {"outcome": {"const": "did_not_happen"}}},
+            "then": {"properties": {"result": {"type": "null"}}},
+        }
     )
 
     step: str = Field(min_length=1, max_length=200)
@@ -89,7 +93,7 @@ def list_dead_letters(
     command: Command = None,
     code: Annotated[str | None, Query(max_length=200, description="of the error")] = None,
     message: Annotated[str | None, Query(alias="message~", max_length=200, description="a part of the error's message")] = None,
-    died_after: Annotated[AwareDatetime | None, Query(description="RFC 3339, with an offset")] = None,
+    died_after: Annotated[Moment | None, Query(description="RFC 3339, with an offset")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:

@@ -30,8 +30,8 @@ TAGS = {
     "operating": "The commands there are, messages without a job, health, metrics, and what the problems mean.",
 }
 
-#: Where the id that a path takes stands in what its collection answers, where that is not `id`.
-ID_FIELDS = {"name": "name"}
+#: What a path may take besides `…_id`, as the items of its collection call it.
+NAMES = {"name", "prefix", "slug"}
 
 #: Answers that are a job, and lists of jobs: from each, links lead to all that can be done with one job.
 JOBS = {"JobView": "#/id", "ReplayedView": "#/id", "Jobs": "#/items/0/id"}
@@ -198,7 +198,9 @@ def _link(document: Document) -> None:
     for path, _, operation in _operations(document):
         if path.count("{") == 1:
             collection, _, rest = path.partition("/{")
-            by_collection.setdefault(collection, []).append((rest.partition("}")[0], operation["operationId"]))
+            parameter = rest.partition("}")[0]
+            if parameter in NAMES or parameter.endswith("_id"):
+                by_collection.setdefault(collection, []).append((parameter, operation["operationId"]))
     for path, method, operation in _operations(document):
         for status, response in operation["responses"].items():
             if status[0] == "2":
@@ -210,7 +212,7 @@ def _link(document: Document) -> None:
 
 def _links(by_collection: Mapping[str, Targets], path: str, method: str, schema: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for parameter, target in by_collection.get(path, ()):
-        field = ID_FIELDS.get(parameter, "id")
+        field = parameter if parameter in NAMES else "id"
         yield target, _to(target, parameter, f"#/items/0/{field}" if method == "get" else f"#/{field}")
     for collection, places in (("/v1/jobs", JOBS | DEAD_LETTERS), ("/v1/dead-letters", DEAD_LETTERS)):
         if schema in places:

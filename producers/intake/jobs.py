@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,11 +21,14 @@ from producers.intake.problems import Problem, absent_job, not_found
 from producers.intake.representation import Viewer, answer, conditional, event, page, polling
 from producers.intake.views import Attempts, Events, Jobs, JobView, State
 from producers.intake.waiting import read_preference, show_when_changed
+from producers.submission import Moment
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MOST_IDS = 500
 Command = Annotated[str | None, Query(max_length=200, description="a command's name; without a version it is version 1")]
+_ID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+IDS = f"^{_ID}(,{_ID}){{0,{MOST_IDS - 1}}}$"
 
 
 def read_labels(request: Request) -> dict[str, str] | None:
@@ -56,8 +58,8 @@ def read_filter(
     labels: Annotated[dict[str, str] | None, Depends(read_labels)],
     state: Annotated[list[State] | None, Query(description="may be given more than once")] = None,
     command: Command = None,
-    submitted_after: Annotated[AwareDatetime | None, Query(description="RFC 3339, with an offset")] = None,
-    submitted_before: Annotated[AwareDatetime | None, Query(description="RFC 3339, with an offset")] = None,
+    submitted_after: Annotated[Moment | None, Query(description="RFC 3339, with an offset")] = None,
+    submitted_before: Annotated[Moment | None, Query(description="RFC 3339, with an offset")] = None,
 ) -> Filter:
     return Filter(state, command, labels, submitted_after, submitted_before)
 
@@ -69,7 +71,7 @@ def list_jobs(
     wanted: Annotated[Filter, Depends(read_filter)],
     limit: Limit = 50,
     cursor: Cursor = None,
-    ids: Annotated[str | None, Query(max_length=MOST_IDS * 37, description="up to 500, with commas between; instead of a filter")] = None,
+    ids: Annotated[str | None, Query(pattern=IDS, description="up to 500, with commas between; instead of a filter")] = None,
 ) -> Response:
     """The newest first; with `ids`, those, in the order asked for."""
     if ids is not None:

@@ -127,8 +127,10 @@ def test_up_to_500_jobs_are_read_at_once_in_the_order_asked_for(api: Api):
     answer = api.get(f"/v1/jobs?ids={b},{theirs},{uuid4()},{a},{b}")
     too_many = api.get("/v1/jobs?ids=" + ",".join([a] * 501))
     none = api.get("/v1/jobs?ids=x")
+    most = api.get("/v1/jobs?ids=" + ",".join(str(uuid4()) for _ in range(499)) + f",{a}")
 
     assert [job["id"] for job in answer.json()["items"]] == [b, a]
+    assert [job["id"] for job in most.json()["items"]] == [a]
     assert (too_many.status_code, none.status_code) == (400, 400)
 
 

@@ -238,7 +238,15 @@ def test_a_field_out_of_its_bounds_is_a_422_that_says_which(api: Api, fields: di
 
 
 @pytest.mark.parametrize(
-    "fields", [{"run_at": in_days(365)}, {"run_at": in_days(-1)}, {"expires_at": in_days(-1)}, {"delay": 0}, {"labels": {}}]
+    "fields",
+    [
+        {"run_at": in_days(365)},
+        {"run_at": in_days(-1)},
+        {"expires_at": in_days(-1)},
+        {"delay": 0},
+        {"labels": {}},
+        {"priority": 4.0, "max_failures": 2.0},
+    ],
 )
 def test_a_field_within_its_bounds_is_accepted(api: Api, fields: dict[str, object]):
     assert api.submit({**NOTE, **fields}).status_code == 202

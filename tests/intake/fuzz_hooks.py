@@ -1,0 +1,62 @@
+"""What schemathesis is told beside the document: only what no schema can say, each with its reason. Loaded by `tests.intake.fuzz`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import schemathesis
+from hypothesis import strategies as st
+
+# "Up to a year ahead" and "between 2000 and 2200" are no constants, and an expiry that is before `run_at` is one by the other field.
+PLATFORM = os.environ["HAULIER_FUZZ_PLATFORM_KEY"]
+TENANT = os.environ["HAULIER_FUZZ_TENANT"]
+NOW = datetime.now(UTC)
+schemathesis.openapi.format(
+    "date-time",
+    st.datetimes(datetime(2000, 1, 2), (NOW + timedelta(days=360)).replace(tzinfo=None)).map(lambda moment: moment.isoformat() + "Z"),  # noqa: DTZ001  (a strategy takes naive ones)
+)
+
+
+def is_positive(case: Any) -> bool:
+    return case.meta is None or case.meta.generation.mode.is_positive
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """Of a request that is to be accepted, change what is only accepted when it fits what happened before."""
+    if not is_positive(case):
+        return
+    # A cursor is a page of one list with one filter: a link may give one, chance cannot.
+    query = case.query or {}
+    query.pop("cursor", None)
+    # Which tenants there are no schema knows: a tenant's key may name its own, which is as good as none, and a platform key names one.
+    query.pop("tenant", None)
+    body = cast("dict[str, Any]", case.body if isinstance(case.body, dict) else {})
+    takes_tenant = any(parameter.name == "tenant" for parameter in case.operation.query)
+    if PLATFORM in str(case.headers) and takes_tenant and body.get("role") != "platform":
+        case.query = {**query, "tenant": TENANT}
+    headers = case.headers or {}
+    name = next((each for each in headers if each.lower() == "idempotency-key"), None)
+    # A key goes with one body: here each body has keys of its own.
+    if name is not None:
+        distinct = repr((headers[name], case.body)).encode("utf-8", "backslashreplace")
+        headers[name] = f"fuzz-{hashlib.sha256(distinct).hexdigest()[:20]}"
+    # An edited payload must fit the job's own command.
+    if case.operation.path.endswith("/replay"):
+        body.pop("payload", None)
+    for wish in (body, *(case.body if isinstance(case.body, list) else ())):
+        if isinstance(wish, dict):
+            agree(cast("dict[str, Any]", wish))
+
+
+def agree(wish: dict[str, Any]) -> None:
+    """Of a submission, what one field means to another of the same body."""
+    if isinstance(wish.get("run_at"), str) and isinstance(wish.get("expires_at"), str) and wish["expires_at"] <= wish["run_at"]:
+        del wish["expires_at"]
+    payload = wish.get("payload")
+    # "No two lines of one SKU": uniqueItems compares whole items.
+    if isinstance(payload, dict) and isinstance(payload.get("lines"), list):
+        payload["lines"] = list({line["sku"]: line for line in payload["lines"]}.values())
