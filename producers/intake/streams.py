@@ -97,12 +97,22 @@ STREAM: Mapping[int | str, dict[str, Any]] = {
         ),
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": (
-                    "id: 2\r\nevent: started\r\n"
-                    'data: {"job_id":"0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f","root_id":"0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f","command":"orders.place",'
-                    '"seq":2,"at":"2026-12-01T09:00:00Z","kind":"started","state":"running","attempt":1,"who":null,"data":null}\r\n\r\n'
-                ),
+                # Of each event, as its fields are.
+                "schema": {
+                    "type": "object",
+                    "required": ["id", "event", "data"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "event": {"type": "string"},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                },
+                "example": {
+                    "id": "zFYoX3JtMC8wOjA6",
+                    "event": "started",
+                    "data": '{"job_id":"0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f","root_id":"0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f","command":"orders.place",'
+                    '"seq":2,"at":"2026-12-01T09:00:00Z","kind":"started","state":"running","attempt":1,"who":null,"data":null}',
+                },
             }
         },
         "headers": {"X-Accel-Buffering": header("no: proxies pass each event on at once")},

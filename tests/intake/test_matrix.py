@@ -1,0 +1,190 @@
+"""Every role at every operation of the OpenAPI document, on things of its own tenant and of a foreign one.
+
+Who may do what is read from the document (`x-roles`), which has it from the very dependency that refuses the others. A new route needs a
+line in `NEEDS` only if it takes a body or another id; without it this test fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ledger.connection import Database
+from ledger.keys import ROLES
+from tests.intake.conftest import NOTE, Api, Worker
+from tests.intake.test_document import operations
+
+#: What an operation needs: a body, and how its path's ids are made in a tenant. `{job_id}` is a queued job unless it says otherwise.
+BODIES: dict[str, Any] = {
+    "accept_job": NOTE,
+    "replay_dead_letter": {"reason": "r"},
+    "resolve_call": {"step": "s", "outcome": "happened", "reason": "r"},
+    "add_tenant": {"slug": "!", "name": ""},
+    "add_key": {"role": "viewer", "name": "one"},
+}
+
+#: Statuses of a caller who may, where they are not 200.
+ALLOWED: dict[str, set[int]] = {
+    "accept_job": {202},
+    "replay_dead_letter": {202},
+    "resolve_call": {404},  # of a step that there is not
+    "add_tenant": {422},
+    "add_key": {201},
+    "revoke_key": {204},
+}
+
+#: Operations that belong to the platform, and name no tenant.
+PLATFORM_ONLY = {"list_orphan_messages", "list_tenants", "add_tenant"}
+
+
+class Things:
+    """Makes what a path names, in the tenant of a key."""
+
+    def __init__(self, api: Api, worker: Worker, database: Database) -> None:
+        self._api = api
+        self._worker = worker
+        self._made = 0
+        self.makers: dict[str, Callable[[str, str], str]] = {
+            "job_id": self.job,
+            "name": lambda _, __: "tests.note",
+            "prefix": self.key,
+            "kind": lambda _, __: "gone",
+        }
+
+    def job(self, path: str, owner: str) -> str:
+        job_id = self._api.accepted(role=owner)
+        if "/dead-letters/" in path:
+            self._worker.kill(job_id)
+        elif path.endswith("/events"):
+            self._worker.complete(self._worker.begin(job_id), "null")  # its stream ends
+        return job_id
+
+    def key(self, _: str, owner: str) -> str:
+        return self._api.post("/v1/keys", {"role": "viewer", "name": "one"}, owner).json()["prefix"]
+
+    def path(self, template: str, owner: str) -> str:
+        """The path with ids of things that belong to this key's tenant."""
+        parts = template.split("/")
+        for place, part in enumerate(parts):
+            if part.startswith("{"):
+                maker = self.makers.get(part[1:-1])
+                assert maker, f"{template}: say in Things.makers how {part} is made"
+                parts[place] = maker(template, owner)
+        return "/".join(parts)
+
+
+@pytest.fixture
+def things(api: Api, worker: Worker, database: Database) -> Things:
+    return Things(api, worker, database)
+
+
+def under_a_key(api: Api) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(method.upper(), path, operation) for method, path, operation in operations(api.document) if path.startswith("/v1/")]
+
+
+def status_of(api: Api, method: str, path: str, role: str | None, operation: dict[str, Any]) -> int:
+    body = BODIES.get(operation["operationId"])
+    if "requestBody" in operation:
+        assert body is not None, f"{operation['operationId']} takes a body: give it one in BODIES"
+    if path.partition("?")[0] == "/v1/events":
+        headers = {"authorization": f"Bearer {api.keys[role]}"} if role else {}
+        with api.client.stream(method, path, headers=headers) as answer:
+            return answer.status_code
+    return api.call(method, path, role, **({"json": body} if body is not None else {})).status_code
+
+
+def allowed(operation: dict[str, Any]) -> set[int]:
+    return ALLOWED.get(operation["operationId"], {200})
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_may_do_what_the_document_says_on_its_own_and_nothing_on_what_is_foreign(api: Api, things: Things, role: str):
+    wrong: list[str] = []
+    for method, template, operation in under_a_key(api):
+        platform_only = operation["operationId"] in PLATFORM_ONLY
+        query = f"?tenant={api.slug}" if role == "platform" and not platform_only and takes_tenant(operation) else ""
+        own = status_of(api, method, things.path(template, "admin") + query, role, operation)
+        expected = allowed(operation) if role in operation["x-roles"] else {403}
+        if own not in expected:
+            wrong.append(f"{method} {template}: {own}, expected {expected}")
+        if "_id}" in template or "{prefix}" in template:
+            foreign = status_of(api, method, things.path(template, "foreign") + query, role, operation)
+            expected = {404} if role in operation["x-roles"] else {403}
+            if foreign not in expected:
+                wrong.append(f"{method} {template} of a foreign tenant: {foreign}, expected {expected}")
+
+    assert wrong == []
+
+
+def takes_tenant(operation: dict[str, Any]) -> bool:
+    return any(parameter["name"] == "tenant" for parameter in operation.get("parameters", ()))
+
+
+def test_without_a_key_every_operation_is_a_401_and_tells_nothing(api: Api, things: Things):
+    answers = {
+        (method, template): status_of(api, method, things.path(template, "admin"), None, operation)
+        for method, template, operation in under_a_key(api)
+    }
+
+    assert {each for each, status in answers.items() if status != 401} == set()
+
+
+def test_a_tenant_s_key_names_no_other_tenant(api: Api, things: Things):
+    wrong = [
+        f"{method} {template}?tenant={slug}"
+        for method, template, operation in under_a_key(api)
+        if takes_tenant(operation) and "admin" in operation["x-roles"]
+        for slug in (f"other-{api.slug}", "no-such-one", "*")
+        if status_of(api, method, things.path(template, "foreign") + f"?tenant={slug}", "admin", operation)
+        not in ({403} if template not in UNASKED else allowed(operation))
+    ]
+
+    assert wrong == []
+
+
+#: What is the same for all tenants: there, ?tenant= has nothing to say.
+UNASKED = {"/v1/commands", "/v1/commands/{name}"}
+
+
+def test_a_platform_key_says_which_tenant_it_means(api: Api, things: Things):
+    wrong: list[str] = []
+    for method, template, operation in under_a_key(api):
+        if not takes_tenant(operation) or "platform" not in operation["x-roles"] or template in UNASKED:
+            continue
+        unsaid = status_of(api, method, things.path(template, "admin"), "platform", operation)
+        unknown = status_of(api, method, things.path(template, "admin") + "?tenant=no-such-one", "platform", operation)
+        foreign = status_of(api, method, things.path(template, "foreign") + f"?tenant=other-{api.slug}", "platform", operation)
+        if (unsaid, unknown) != (400, 404) or foreign not in allowed(operation):
+            wrong.append(f"{method} {template}: {unsaid} without a tenant, {unknown} for one that is not there, {foreign} for another")
+
+    assert wrong == []
+
+
+def test_a_foreign_id_is_answered_as_one_that_nobody_has(api: Api, things: Things):
+    """Byte for byte the same but for the id: else an answer would tell that somebody has it."""
+    wrong: list[str] = []
+    for method, template, operation in under_a_key(api):
+        if "{job_id}" not in template:
+            continue
+        role = next(each for each in ("admin", "platform") if each in operation["x-roles"])
+        body = BODIES.get(operation["operationId"])
+        foreign, nobody = things.job(template, "foreign"), str(uuid4())
+        answers = [
+            api.call(method, template.replace("{job_id}", each), role, **({"json": body} if body is not None else {}))
+            for each in (foreign, nobody)
+        ]
+        first, second = (
+            (answer.status_code, sorted(answer.headers.items()), answer.text.replace(each, "…"))
+            for answer, each in zip(answers, (foreign, nobody), strict=True)
+        )
+        if without_date(first) != without_date(second):
+            wrong.append(f"{method} {template}: {first} and {second}")
+
+    assert wrong == []
+
+
+def without_date(answer: tuple[int, list[tuple[str, str]], str]) -> tuple[int, list[tuple[str, str]], str]:
+    return answer[0], [header for header in answer[1] if header[0] != "date"], answer[2]
