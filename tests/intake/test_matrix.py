@@ -20,6 +20,7 @@ from tests.intake.test_document import operations
 #: What an operation needs: a body, and how its path's ids are made in a tenant. `{job_id}` is a queued job unless it says otherwise.
 BODIES: dict[str, Any] = {
     "accept_job": NOTE,
+    "accept_batch": [NOTE],
     "replay_dead_letter": {"reason": "r"},
     "resolve_call": {"step": "s", "outcome": "happened", "reason": "r"},
     "add_tenant": {"slug": "!", "name": ""},
@@ -29,6 +30,7 @@ BODIES: dict[str, Any] = {
 #: Statuses of a caller who may, where they are not 200.
 ALLOWED: dict[str, set[int]] = {
     "accept_job": {202},
+    "accept_batch": {207},
     "replay_dead_letter": {202},
     "resolve_call": {404},  # of a step that there is not
     "add_tenant": {422},
@@ -52,6 +54,7 @@ class Things:
             "name": lambda _, __: "tests.note",
             "prefix": self.key,
             "kind": lambda _, __: "gone",
+            "batch_id": self.batch,
         }
 
     def job(self, path: str, owner: str) -> str:
@@ -64,6 +67,9 @@ class Things:
 
     def key(self, _: str, owner: str) -> str:
         return self._api.post("/v1/keys", {"role": "viewer", "name": "one"}, owner).json()["prefix"]
+
+    def batch(self, _: str, owner: str) -> str:
+        return self._api.post("/v1/jobs/batch", [NOTE], owner).json()["batch_id"]
 
     def path(self, template: str, owner: str) -> str:
         """The path with ids of things that belong to this key's tenant."""
