@@ -139,7 +139,7 @@ class BatchItem(Wish):
 
     model_config = ConfigDict(title="BatchItem")
 
-    idempotency_key: str | None = Field(None, min_length=1, max_length=MAX_KEY, pattern=r"^[\x20-\x7e]+\z", description="as the header")
+    idempotency_key: str | None = Field(None, min_length=1, max_length=MAX_KEY, pattern=r"^[ -~]+$", description="as the header")
 
 
 class UnknownCommandError(LookupError):

@@ -58,11 +58,6 @@ SLICE = 0.001
 #: Errors of an atomic batch that are told.
 MOST_ERRORS = 100
 
-EXAMPLE: list[dict[str, Any]] = [
-    {"command": "orders.ship", "payload": {"order_id": "0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f"}, "idempotency_key": "ship-17"},
-    {"command": "orders.ship", "payload": {"order_id": "0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e60"}, "delay": 30},
-]
-
 _JSON = re.compile(r'application/json\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
 _LINES = re.compile(r'application/(x-)?(ndjson|jsonl)\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
 
@@ -510,11 +505,9 @@ def document() -> dict[str, Any]:
             "content": {
                 "application/json": {
                     "schema": {"type": "array", "minItems": 1, "maxItems": MOST_ITEMS, "items": BatchItem.model_json_schema()},
-                    "examples": {"two": {"value": EXAMPLE}},
                 },
                 "application/x-ndjson": {
                     "schema": {"type": "string", "description": "an item a line"},
-                    "examples": {"two": {"value": "".join(f"{orjson.dumps(item).decode()}\n" for item in EXAMPLE)}},
                 },
             },
         },

@@ -163,33 +163,48 @@ def _show_problems(document: Document) -> None:
 
 
 def _offer_commands(document: Document, handlers: Mapping[str, Handler]) -> None:
-    """Make a submission one of the commands that there are, each with its own payload."""
+    """Make a submission one of the commands that there are, each with its own payload; and an item of a batch likewise."""
     schemas = document["components"]["schemas"]
-    wish = schemas["Submission"]
+    for name, handler in handlers.items():
+        payload = handler.command.model_json_schema(ref_template=f"#/components/schemas/{_component(name)}.{{model}}")
+        schemas.update({f"{_component(name)}.{each}": schema for each, schema in payload.pop("$defs", {}).items()})
+        schemas[f"{_component(name)}.payload"] = payload
+    schemas["Submission"] = _one_of(schemas, "Submission", "", handlers)
+    schemas["BatchItem"] = _one_of(schemas, "BatchItem", ".item", handlers)
+    examples = {name: {"command": name, "payload": dict(handler.command.example)} for name, handler in handlers.items()}
+    single = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
+    single["application/json"]["examples"] = {
+        name: {"summary": f"as GET /v1/commands/{name} shows it", "value": example} for name, example in examples.items()
+    }
+    batch = document["paths"]["/v1/jobs/batch"]["post"]["requestBody"]["content"]
+    items = list(examples.values())
+    batch["application/json"]["examples"] = {"items": {"value": items}}
+    batch["application/x-ndjson"]["examples"] = {"lines": {"value": "".join(f"{orjson.dumps(item).decode()}\n" for item in items)}}
+
+
+def _one_of(schemas: dict[str, Any], wish: str, suffix: str, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+    """The schema of this wish, as one of those of the commands, which become components of their own."""
+    common = schemas[wish]
     mapping: dict[str, str] = {}
     for name, handler in sorted(handlers.items()):
-        component = re.sub(r"[^A-Za-z0-9._-]", "-", name)
-        payload = handler.command.model_json_schema(ref_template=f"#/components/schemas/{component}.{{model}}")
-        schemas.update({f"{component}.{each}": schema for each, schema in payload.pop("$defs", {}).items()})
-        schemas[f"{component}.payload"] = payload
-        own = copy.deepcopy(wish)
-        own["title"] = f"Submission of {name}"
+        own = copy.deepcopy(common)
+        own["title"] = f"{common['title']} of {name}"
         own["properties"]["command"] = {"type": "string", "const": name}
-        own["properties"]["payload"] = {"$ref": f"#/components/schemas/{component}.payload"}
+        own["properties"]["payload"] = {"$ref": f"#/components/schemas/{_component(name)}.payload"}
         own["properties"]["max_failures"]["anyOf"][0]["maximum"] = handler.retry.max_failures
-        schemas[component] = own
-        mapping[name] = f"#/components/schemas/{component}"
-    schemas["Submission"] = {
-        "title": "Submission",
-        "description": wish["description"],
+        schemas[_component(name) + suffix] = own
+        mapping[name] = f"#/components/schemas/{_component(name)}{suffix}"
+    return {
+        "title": common["title"],
+        "description": common["description"],
         "oneOf": [{"$ref": reference} for reference in mapping.values()],
         "discriminator": {"propertyName": "command", "mapping": mapping},
     }
-    content = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
-    content["examples"] = {
-        name: {"summary": f"as GET /v1/commands/{name} shows it", "value": {"command": name, "payload": dict(handler.command.example)}}
-        for name, handler in handlers.items()
-    }
+
+
+def _component(name: str) -> str:
+    """A command's name as components may be called."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
 def _link(document: Document) -> None:

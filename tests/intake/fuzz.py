@@ -130,6 +130,11 @@ peers = ["one", "other"]
 [generation]
 allow-x00 = false
 database = "none"
+# A 207 tells each item's status, and an item that breaks its schema is a 422 within.
+[[operations]]
+include-name = "POST /v1/jobs/batch"
+[operations.checks.negative_data_rejection]
+expected-statuses = ["207", "400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429", "5xx"]
 """
 
 

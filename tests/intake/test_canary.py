@@ -20,7 +20,7 @@ import structlog
 from ledger.connection import Database
 from tests.intake.conftest import Api, Worker
 from tests.intake.test_document import operations
-from tests.intake.test_matrix import BODIES, Things
+from tests.intake.test_matrix import Things, body_for
 
 STEPS = 150
 
@@ -86,7 +86,7 @@ class Walk:
             query = ""
         if operation["operationId"] == "list_jobs" and self.chance.random() < 0.5:
             query += ("&" if query else "?") + self.chance.choice([f"ids={','.join(self.ids[-20:])}", "label.shared=x", "state=dead"])
-        body = BODIES.get(operation["operationId"])
+        body = body_for(operation)
         answer = self.api.call(method.upper(), path + query, role, **({"json": body} if body is not None else {}))
         self.note(f"{method} {path}{query} as {role}", answer)
 
