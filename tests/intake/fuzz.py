@@ -124,6 +124,8 @@ def configuration(directory: str) -> str:
     # NUL in a string is refused everywhere, which a schema could only say by a pattern on each: test_strict_json sends it.
     return f"""
 continue-on-failure = true
+# A batch of ten thousand on a busy machine.
+request-timeout = 60
 [auth.wfc]
 path = "{directory}/auth.json"
 peers = ["one", "other"]

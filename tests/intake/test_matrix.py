@@ -51,8 +51,8 @@ class Things:
         job_id = self._api.accepted(role=owner)
         if "/dead-letters/" in path:
             self._worker.kill(job_id)
-        elif path.endswith("/events"):
-            self._worker.complete(self._worker.begin(job_id), "null")  # its stream ends
+        elif path.endswith(("/events", "/result")):
+            self._worker.complete(self._worker.begin(job_id), "null")  # its stream ends, and it has a result
         return job_id
 
     def key(self, _: str, owner: str) -> str:
