@@ -13,6 +13,7 @@ from starlette.responses import Response
 from ledger import jobs, reading
 from ledger.reading import FINAL, Filter, Job
 from pipelines.command import canonical
+from producers.intake import final_jobs
 from producers.intake.auth import Access, Canceller, Reader, Watcher
 from producers.intake.contract import header, problems
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
@@ -156,12 +157,16 @@ async def show_job(request: Request, access: Watcher, job_id: UUID, until: Until
     if wait is not None:
         return await show_when_changed(request, access, job_id, wait, whole=until is not None)
     parts = parts_of(request)
+    kept = await final_jobs.find(parts, access, job_id)
+    if kept is not None:
+        return conditional(request, Viewer(access, parts.handlers).job(kept), polling(kept))
 
-    def read(tx: Tx) -> Response:
-        job = find_job(tx, job_id, access)
-        return conditional(request, Viewer(access, parts.handlers, tx).job(job), polling(job))
+    def read(tx: Tx) -> tuple[Viewer, Job]:
+        return Viewer(access, parts.handlers, tx), find_job(tx, job_id, access)
 
-    return await parts.door.use_aside(access, read)
+    viewer, job = await parts.door.use_aside(access, read)
+    await final_jobs.keep(parts, job)
+    return conditional(request, viewer.job(job), polling(job))
 
 
 @router.get(
