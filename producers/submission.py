@@ -25,6 +25,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    Strict,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -81,6 +82,10 @@ LabelName = Annotated[str, Field(min_length=1, max_length=63)]
 LabelValue = Annotated[str, Field(max_length=255)]
 
 
+# From JSON an id is text, which strict models do not take for a UUID.
+Callback = Annotated[UUID, Strict(strict=False)]
+
+
 class Uniqueness(BaseModel):
     """At most one job of this tenant and command holds the key; what becomes of a submission that finds it held is its own to say."""
 
@@ -122,6 +127,7 @@ class Wish(BaseModel):
     )
     unique: Uniqueness | None = Field(None, description="of the jobs that share its key, one holds it")
     labels: dict[LabelName, LabelValue] | None = Field(None, max_length=20, description="to find it again")
+    callback: Callback | None = Field(None, description="the id of a webhook that is told how it ended")
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Wish:
@@ -140,6 +146,12 @@ class BatchItem(Wish):
     model_config = ConfigDict(title="BatchItem")
 
     idempotency_key: str | None = Field(None, min_length=1, max_length=MAX_KEY, pattern=r"^[ -~]+$", description="as the header")
+
+    @model_validator(mode="after")
+    def _calls_nobody_back(self) -> BatchItem:
+        if self.callback is not None:
+            raise ValueError("a callback is for a single submission; have a webhook subscribe to what ends instead")
+        return self
 
 
 class UnknownCommandError(LookupError):
@@ -214,6 +226,7 @@ def prepare(
         delay=wish.delay or 0,
         expires_at=wish.expires_at,
         labels=wish.labels or None,
+        callback=wish.callback,
         key=key,
         fingerprint=fingerprint,
         who=who,

@@ -20,6 +20,7 @@ from producers.intake.problems import Problem
 from producers.intake.representation import DEPRECATION, Viewer, answer, as_submitted, deprecation, polling
 from producers.intake.views import ValidView
 from producers.intake.waiting import Preference, read_preference, wait_for_end
+from producers.intake.webhooks import check_callback
 from producers.intake.writing import Accepted
 from producers.submission import Wish, fingerprint_of, prepare, read_wish
 
@@ -40,6 +41,8 @@ async def accept_job(request: Request) -> Response:
         who=f"key:{key.prefix}",
         traceparent=read_traceparent(request.headers),
     )
+    if (callback := wish.callback) is not None:
+        await parts.door.use_aside(Access(key), lambda tx: check_callback(tx, wish.tenant_id, callback))
     if read_flag(request.query_params, "validate_only"):
         return answer(_as_valid(wish))
     accepted = await parts.writers.submit(wish)

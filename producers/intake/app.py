@@ -22,7 +22,20 @@ from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
-from producers.intake import batching, dead_letters, explaining, jobs, metrics, operating, pages, problems, streams, tenants, watching
+from producers.intake import (
+    batching,
+    dead_letters,
+    explaining,
+    jobs,
+    metrics,
+    operating,
+    pages,
+    problems,
+    streams,
+    tenants,
+    watching,
+    webhooks,
+)
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
 from producers.intake.background import Background
@@ -69,7 +82,7 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, watching):
+    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, watching, webhooks):
         app.include_router(module.router)
     contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batching.document()}))
     app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))

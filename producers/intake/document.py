@@ -18,6 +18,7 @@ from producers.intake.auth import COOKIE, ENFORCED, WATCH
 from producers.intake.contract import METHODS, PROBLEM_SCHEMA, problem_response
 from producers.intake.explaining import example_of
 from producers.intake.problems import KINDS, MEDIA_TYPE
+from producers.intake.webhooks import describe_messages, message_schemas
 
 #: Any request may meet these, whatever it asks for.
 ANYWHERE = (400, 404, 405, 406, 414, 431, 500, 503)
@@ -27,6 +28,7 @@ TAGS = {
     "jobs": "Submit a job, follow it to its end, cancel it.",
     "dead letters": "Jobs that need a person: find, understand, repair and replay them.",
     "tenants and keys": "Who may do what: tenants, and their API keys.",
+    "webhooks": "Receivers that are told how jobs end, by Standard Webhooks; what they were told, and telling them again.",
     "operating": "The commands there are, messages without a job, health, metrics, and what the problems mean.",
 }
 
@@ -80,6 +82,8 @@ def describe(app: FastAPI, handlers: Mapping[str, Handler], extra_paths: Mapping
         _share_schemas(operation, components["schemas"])
     _show_problems(document)
     _offer_commands(document, handlers)
+    document["webhooks"] = describe_messages()
+    components["schemas"] |= message_schemas()
     _link(document)
     return document
 

@@ -86,6 +86,18 @@ EXPLANATIONS = {
         "the unique key 'cart-17' is held by job 0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f; nothing was accepted",
         members={"job_id": "0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f"},
     ),
+    "precondition-failed": Explanation(
+        "The thing was changed after it was read; the `If-Match` of this change names an older version.",
+        "Read it again, look at what has become of it, and send the change with the new ETag.",
+        "webhook 0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f has been changed meanwhile; read it again, nothing changed",
+        "/v1/webhooks/0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f",
+    ),
+    "precondition-required": Explanation(
+        "A change needs to say which version it is made from, so that two people cannot undo each other's.",
+        "Send the ETag that GET answered as `If-Match`.",
+        "say which version the change is made from: If-Match with the ETag of GET",
+        "/v1/webhooks/0192f5a0-7d1c-7c7e-9d0a-3f2b8c1d4e5f",
+    ),
     "wrong-state": Explanation(
         "The job's state does not allow it: a final job is not cancelled, one that is not dead is not replayed. Nothing changed.",
         "Read the job; `state` says where it stands.",

@@ -47,7 +47,7 @@ class Gate:
             await (self._app if problem is None else problem.response(scope["path"]))(scope, receive, watch)
         finally:
             route = documented.template if documented else "other"
-            method = scope["method"] if scope["method"] in {"GET", "POST", "DELETE"} else "other"
+            method = scope["method"] if scope["method"] in {"GET", "POST", "PATCH", "DELETE"} else "other"
             metrics.REQUESTS.labels(method, route, status).inc()
             if "held" not in scope:  # what waits for a job takes as long as that
                 metrics.SECONDS.labels(method, route).observe(time.perf_counter() - started)

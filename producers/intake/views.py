@@ -259,3 +259,56 @@ class Keys(View):
 class ProblemKinds(View):
     items: list[ProblemKindView]
     next_cursor: str | None
+
+
+class WebhookView(View):
+    id: UUID
+    name: str
+    url: str
+    events: list[str]
+    commands: list[str] | None
+    enabled: bool
+    disabled_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewWebhookView(WebhookView):
+    secret: str = Field(description="whsec_…, shown this once")
+
+
+class Webhooks(View):
+    items: list[WebhookView]
+    next_cursor: str | None
+
+
+DeliveryState = Literal["pending", "delivered", "rejected", "failed", "cancelled"]
+
+
+class TryView(View):
+    at: datetime
+    outcome: Literal["delivered", "failed"]
+    status: int | None = Field(description="the receiver's; null when there was no answer")
+    seconds: float | None
+    message: str | None
+
+
+class DeliveryView(View):
+    id: UUID = Field(description="the message's `webhook-id`")
+    event: str
+    job_id: UUID | None = Field(description="the job it tells of; null for a test")
+    state: DeliveryState
+    reason: str | None
+    created_at: datetime
+    next_at: datetime | None = Field(description="when it is tried next")
+    attempts: list[TryView]
+
+
+class Deliveries(View):
+    items: list[DeliveryView]
+    next_cursor: str | None
+
+
+class RedeliveredView(View):
+    redelivered: int
+    next_since: datetime | None = Field(description="where to go on, when there is more")
