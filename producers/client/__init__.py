@@ -1,0 +1,8 @@
+"""The Python client of an intake: `Client`, and `AsyncClient` for an event loop. Both drive the same operations (`operations`)."""
+
+from __future__ import annotations
+
+from producers.client.drivers import AsyncClient, Client
+from producers.client.operations import Batch, ProblemError, UnreachableError
+
+__all__ = ["AsyncClient", "Batch", "Client", "ProblemError", "UnreachableError"]

@@ -1,0 +1,189 @@
+"""What a client does, without doing any of it: each operation is a generator that yields what to ask and how long to pause.
+
+So there is one copy of the logic for callers with and without an event loop: `drivers` has the two loops that carry it out.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import orjson
+
+from pipelines.command import Command
+
+T = TypeVar("T")
+Job = dict[str, Any]
+
+FINAL = frozenset({"succeeded", "rejected", "dead", "cancelled"})
+#: Nothing was done, or (with a key) doing it again does nothing more.
+AGAIN = frozenset({408, 429, 502, 503, 504})
+#: Seconds: one long poll, what a request may take, and the longest pause between two tries.
+LONG_POLL = 20
+PATIENCE = 30.0
+LONGEST_PAUSE = 30.0
+#: Submissions in one request.
+BATCH_SIZE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request. `repeatable`: it may be sent again although an earlier one may have been carried out."""
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytes | None = None
+    repeatable: bool = True
+    timeout: float = PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection was lost, or never there. `reached`: the request may have arrived."""
+
+    error: Exception
+    reached: bool
+
+
+Reply = Answer | Lost | None
+Steps = Generator[Ask | Pause, Reply, T]
+
+
+class ProblemError(Exception):
+    """The intake's answer is an error. `problem` is its document (RFC 9457), {} if it sent none."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        self.status = status
+        self.problem = problem
+        self.kind: str = str(problem.get("type", "")).rpartition("/")[2]
+        errors = "; ".join(f"{each['pointer']}: {each['detail']}" for each in problem.get("errors", ()))
+        super().__init__(f"{status} {self.kind}: {errors or problem.get('detail', 'no problem document came with it')}")
+
+
+class UnreachableError(Exception):
+    """No answer came until the deadline. A submission may have been accepted all the same: repeat it with its key."""
+
+
+def call(ask: Ask, deadline: float) -> Steps[Answer]:
+    """Ask until there is an answer, or `deadline` seconds are over. Raises ProblemError, UnreachableError."""
+    until = time.monotonic() + deadline
+    tries = 0
+    while True:
+        reply = yield ask
+        assert reply is not None
+        if isinstance(reply, Answer) and reply.status < 400:
+            return reply
+        pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)
+        if isinstance(reply, Lost):
+            failed: Exception = UnreachableError(f"{ask.method} {ask.path}: {reply.error or type(reply.error).__name__}")
+            again = ask.repeatable or not reply.reached
+        else:
+            failed = problem = ProblemError(reply.status, _read_problem(reply))
+            again = reply.status in AGAIN or problem.kind == "key-in-flight"
+            again = again and (ask.repeatable or problem.kind in {"unavailable", "rate-limited", "too-many-waiting"})
+            asked = reply.headers.get("retry-after", "")
+            if asked.isdigit():
+                pause = min(LONGEST_PAUSE, float(asked)) + random.uniform(0, 0.1)
+        if not again or time.monotonic() + pause > until:
+            raise failed
+        yield Pause(pause)
+        tries += 1
+
+
+def _read_problem(answer: Answer) -> dict[str, Any]:
+    try:
+        problem = orjson.loads(answer.body)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", problem) if isinstance(problem, dict) else {}
+
+
+def read(path: str, deadline: float, **query: Any) -> Steps[Any]:
+    """A GET, as JSON."""
+    answer = yield from call(Ask("GET", path, {name: value for name, value in query.items() if value is not None}), deadline)
+    return orjson.loads(answer.body)
+
+
+def write(path: str, body: Any, deadline: float, *, repeatable: bool = False, **headers: str) -> Steps[Any]:
+    """A POST, as JSON."""
+    own = {"content-type": "application/json", **headers}
+    answer = yield from call(Ask("POST", path, headers=own, body=orjson.dumps(body), repeatable=repeatable), deadline)
+    return orjson.loads(answer.body)
+
+
+def wish_of(command: str | Command, payload: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A submission as the intake takes it. A Command brings its own name and payload."""
+    if isinstance(command, Command):
+        if payload is not None:
+            raise TypeError("a Command has its payload in itself; give a command's name with a payload, or a Command without one")
+        name, content = command.command_name, orjson.loads(command.model_dump_json(exclude_unset=True, by_alias=True))
+    else:
+        name, content = command, dict(payload or {})
+    return {"command": name, "payload": content, **{key: value for key, value in fields.items() if value is not None}}
+
+
+def submit(wish: Mapping[str, Any], key: str | None, deadline: float) -> Steps[Job]:
+    """However often it has to be sent, it is one wish: without a key of the caller's it gets one here."""
+    name = key or secrets.token_urlsafe(18)
+    return (yield from write("/v1/jobs", wish, deadline, repeatable=True, **{"idempotency-key": name}))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What came of submissions: for each, in order, `{"status", "id"}` or `{"status", "problem"}`."""
+
+    items: list[dict[str, Any]]
+
+    @property
+    def ids(self) -> list[str | None]:
+        return [item.get("id") for item in self.items]
+
+
+def submit_many(wishes: Sequence[Mapping[str, Any]], deadline: float) -> Steps[Batch]:
+    """In as many requests as it takes. Each submission without an `idempotency_key` gets one, so that a cut connection doubles nothing."""
+    keyed = [{"idempotency_key": secrets.token_urlsafe(18), **wish} for wish in wishes]
+    items: list[dict[str, Any]] = []
+    for start in range(0, len(keyed), BATCH_SIZE):
+        lines = b"\n".join(orjson.dumps(wish) for wish in keyed[start : start + BATCH_SIZE])
+        ask = Ask("POST", "/v1/jobs/batch", headers={"content-type": "application/x-ndjson"}, body=lines)
+        answer = yield from call(ask, deadline)
+        items += orjson.loads(answer.body)["items"]
+    return Batch(items)
+
+
+def wait(job_id: UUID | str, until: str, seconds: float, deadline: float) -> Steps[Job]:
+    """The job once it has ended, or (`until="family"`) all that came of it too. Raises TimeoutError."""
+    query = {"until": "family"} if until == "family" else {}
+    give_up = time.monotonic() + seconds
+    while True:
+        left = give_up - time.monotonic()
+        polling = max(0, min(LONG_POLL, int(left)))
+        ask = Ask("GET", f"/v1/jobs/{job_id}", query, {"prefer": f"wait={polling}"} if polling else {}, timeout=polling + PATIENCE)
+        answer = yield from call(ask, max(deadline, left))
+        job: Job = orjson.loads(answer.body)
+        if job["state"] in FINAL and (until != "family" or job["family"]["state"] != "active"):
+            return job
+        left = give_up - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"job {job_id} is {job['state']} after {seconds:g} s")
+        if "preference-applied" not in answer.headers:  # an intake that does not hold answers says when to come again
+            yield Pause(min(left, float(answer.headers.get("retry-after", 1))))

@@ -1,0 +1,41 @@
+"""Both clients against a real intake: the same calls, whichever loop carries them out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from producers.client import AsyncClient, Client
+from tests.intake.conftest import Api, api, database, intake, worker
+
+__all__ = ["api", "database", "intake", "worker"]
+
+Call = Callable[..., Any]
+
+
+def with_client(url: str, key: str, name: str, *arguments: Any, **named: Any) -> Any:
+    with Client(url, key, deadline=10) as client:
+        found = getattr(client, name)(*arguments, **named)
+        return list(found) if name == "jobs" else found
+
+
+def with_async_client(url: str, key: str, name: str, *arguments: Any, **named: Any) -> Any:
+    async def run() -> Any:
+        async with AsyncClient(url, key, deadline=10) as client:
+            found = getattr(client, name)(*arguments, **named)
+            return [job async for job in found] if name == "jobs" else await found
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[with_client, with_async_client], ids=["sync", "async"])
+def call(request: pytest.FixtureRequest, api: Api) -> Call:
+    """`call("submit", …)`, with the submitter's key, or that of `role`; `url` and `key` stand in for the intake's own."""
+
+    def run(name: str, *arguments: Any, role: str = "submitter", url: str | None = None, key: str | None = None, **named: Any) -> Any:
+        return request.param(url or api.url, key or api.keys[role], name, *arguments, **named)
+
+    return run

@@ -1,0 +1,104 @@
+"""What a caller may rely on: one wish is one job, waits end, lists are whole, errors say what they are."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from ledger.connection import Database
+from producers.client import ProblemError, UnreachableError
+from tests.client.conftest import Call
+from tests.intake.commands import Note
+from tests.intake.conftest import Api, Worker, count, eventually
+from tests.intake.proxy import Proxy
+
+
+def test_a_submission_whose_answer_is_lost_is_one_job(call: Call, api: Api, database: Database):
+    proxy = Proxy(api.url)
+    proxy.lose(b"POST /v1/jobs ")  # the intake carries it out; what is lost is its answer
+
+    job = call("submit", "tests.note", {"text": "hello"}, url=proxy.url)
+    proxy.close()
+
+    assert proxy.losses == 1
+    assert count(database, api) == 1
+    assert api.get(f"/v1/jobs/{job['id']}").status_code == 200
+
+
+def test_a_set_whose_answer_is_lost_is_accepted_once_and_answered_in_order(call: Call, api: Api, database: Database):
+    proxy = Proxy(api.url)
+    proxy.lose(b"POST /v1/jobs/batch ")
+    wishes = [{"command": "tests.note", "payload": {"text": str(n)}} for n in range(20)]
+
+    batch = call("submit_many", [*wishes, {"command": "tests.nope", "payload": {}}], url=proxy.url)
+    proxy.close()
+
+    assert (proxy.losses, count(database, api)) == (1, 20)
+    assert [item["status"] for item in batch.items] == [202] * 20 + [422]
+    shown = api.get("/v1/jobs?ids=" + ",".join(batch.ids[:20]), "seeing").json()["items"]
+    assert [job["payload"]["text"] for job in shown] == [str(n) for n in range(20)]
+
+
+def test_a_command_brings_its_name_and_payload_and_the_same_key_is_the_same_job(call: Call, api: Api):
+    first, second = (call("submit", Note(text="hello"), idempotency_key="a key", labels={"source": "web"}) for _ in range(2))
+
+    assert (first["id"], first["labels"], first["command"]) == (second["id"], {"source": "web"}, "tests.note")
+    assert api.get(f"/v1/jobs/{first['id']}", "seeing").json()["payload"] == {"text": "hello"}
+
+
+def test_a_wait_ends_with_the_job(call: Call, api: Api, worker: Worker):
+    job_id = api.accepted()
+    thread = threading.Thread(target=lambda: worker.complete(worker.begin(job_id), '{"length": 1}'))
+    thread.start()
+
+    job = call("wait", job_id, timeout=20)
+    thread.join()
+
+    assert job["state"] == "succeeded"
+    assert call("wait", job_id, until="family", timeout=5)["family"]["state"] == "succeeded"
+
+
+def test_a_wait_that_is_too_long_says_so(call: Call, api: Api):
+    with pytest.raises(TimeoutError, match="is queued after 1 s"):
+        call("wait", api.accepted(), timeout=1)
+
+
+def test_a_list_is_walked_to_its_end(call: Call, api: Api):
+    ids = [api.accepted() for _ in range(5)]
+
+    assert [job["id"] for job in call("jobs", limit=2)] == ids[::-1]
+
+
+def test_an_error_is_an_exception_that_holds_the_problem(call: Call, api: Api):
+    with pytest.raises(ProblemError, match=r"did you mean 'tests\.note'") as caught:
+        call("submit", "tests.ntoe", {})
+    with pytest.raises(ProblemError) as foreign:
+        call("job", api.accepted(role="foreign"))
+
+    assert (caught.value.status, caught.value.kind) == (422, "unknown-command")
+    assert (foreign.value.status, foreign.value.problem["type"]) == (404, "/problems/not-found")
+
+
+def test_nobody_there_is_said_at_the_deadline(call: Call):
+    with pytest.raises(UnreachableError, match="POST /v1/jobs"):
+        call("submit", "tests.note", {"text": "x"}, url="http://127.0.0.1:9")
+
+
+def test_a_client_works_with_a_watch_token(call: Call, api: Api):
+    job_id = api.accepted()
+
+    token = call("watch_token", job_id, expires_in=60)["token"]
+
+    assert call("job", job_id, key=token)["id"] == job_id
+    with pytest.raises(ProblemError, match="403"):
+        call("cancel", job_id, key=token)
+
+
+def test_cancelling_and_replaying(call: Call, api: Api, worker: Worker):
+    waiting, dead = api.accepted(), api.accepted()
+    worker.kill(dead)
+
+    assert call("cancel", waiting)["state"] == "cancelled"
+    assert call("replay", dead, "fixed", role="operator")["state"] == "queued"
+    eventually(lambda: api.get(f"/v1/jobs/{dead}").json()["state"] == "queued")
