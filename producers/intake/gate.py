@@ -62,6 +62,8 @@ def _check(scope: Scope, documented: Documented | None) -> Problem | None:
         return Problem("headers-too-large", f"the headers must be at most {MAX_HEADERS} bytes together")
     if documented is None or scope["method"] not in documented.queries:
         return None
+    if b"%00" in query or b"\0" in query:
+        return Problem("malformed-request", "a query parameter must not hold the character NUL (%00)")
     if query:
         names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
         unknown = documented.unknown(scope["method"], names)
