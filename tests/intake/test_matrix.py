@@ -45,6 +45,8 @@ class Things:
             "prefix": self.key,
             "kind": lambda _, __: "gone",
             "batch_id": self.batch,
+            "webhook_id": self.webhook,
+            "delivery_id": lambda _, owner: self.delivery(owner),
         }
 
     def job(self, path: str, owner: str) -> str:
@@ -60,6 +62,16 @@ class Things:
 
     def batch(self, _: str, owner: str) -> str:
         return self._api.post("/v1/jobs/batch", [NOTE], owner).json()["batch_id"]
+
+    def webhook(self, _: str, owner: str) -> str:
+        owner = owner if owner == "foreign" else "admin"
+        wish = {"url": "https://receiver.invalid/", "events": ["job.dead"]}
+        self._webhook = self._api.post("/v1/webhooks", wish, owner).json()["id"]
+        return self._webhook
+
+    def delivery(self, owner: str) -> str:
+        owner = owner if owner == "foreign" else "admin"
+        return self._api.post(f"/v1/webhooks/{self._webhook}/test", role=owner).json()["id"]
 
     def path(self, template: str, owner: str) -> str:
         """The path with ids of things that belong to this key's tenant."""

@@ -70,7 +70,7 @@ FORBIDDEN: dict[str, list[str]] = {
     "upkeep": [
         "select * from haulier.api_keys",
         "select * from haulier.audit",
-        "insert into haulier.idempotency_keys values (1, 'x', gen_random_uuid(), '')",
+        "select * from haulier.webhook_secrets",
         "update haulier.events set seq = 1",
     ],
     "client": [
