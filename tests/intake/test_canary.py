@@ -20,7 +20,7 @@ import structlog
 from ledger.connection import Database
 from tests.intake.conftest import Api, Worker
 from tests.intake.test_document import operations
-from tests.intake.test_matrix import Things, body_for
+from tests.intake.test_matrix import Things, body_for, untried
 
 STEPS = 150
 
@@ -74,7 +74,9 @@ class Walk:
 
     def look(self) -> None:
         """Tenant B, or a platform key that means B, asks for something: its own, or what it knows to be A's."""
-        method, template, operation = self.chance.choice([each for each in operations(self.api.document) if not is_stream(each[1])])
+        method, template, operation = self.chance.choice(
+            [each for each in operations(self.api.document) if not is_stream(each[1]) and not untried(each[1])]
+        )
         role, query = self.chance.choice([("foreign", ""), ("platform", f"?tenant=other-{self.api.slug}")])
         if "{" not in template or self.chance.random() < 0.3:
             path = self.things.path(template, "foreign")
@@ -186,7 +188,7 @@ def test_payloads_results_and_tracebacks_are_not_in_what_a_key_without_them_sees
     looked = 0
 
     for method, template, _ in operations(api.document):
-        if method == "get" and template.startswith("/v1/") and not is_stream(template):
+        if method == "get" and template.startswith("/v1/") and not is_stream(template) and not untried(template):
             for job_id in (done, dead):
                 answer = api.call("GET", things.path(template.replace("{job_id}", job_id), "admin"), "viewer")
                 assert [each for each in secret if each in answer.text] == [], template

@@ -89,8 +89,17 @@ def things(api: Api, worker: Worker, database: Database) -> Things:
     return Things(api, worker, database)
 
 
+def untried(path: str) -> bool:
+    """What has no fixture here yet, and only tests of its own: webhooks and their deliveries, and what takes a watch token."""
+    return path.startswith("/v1/webhooks/") or path.endswith("/watch-cookie")
+
+
 def under_a_key(api: Api) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(method.upper(), path, operation) for method, path, operation in operations(api.document) if path.startswith("/v1/")]
+    return [
+        (method.upper(), path, operation)
+        for method, path, operation in operations(api.document)
+        if path.startswith("/v1/") and not untried(path)
+    ]
 
 
 def body_for(operation: dict[str, Any]) -> Any:
