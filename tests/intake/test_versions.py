@@ -75,4 +75,4 @@ EVEN = named("tests.odd@12")
 def test_a_table_names_version_1_by_the_bare_name():
     with pytest.raises(ValueError, match=r"names tests\.odd@1; a command's name is as orders\.place"):
         load(f"{__name__}:ODD")
-    assert list(load(f"{__name__}:EVEN")) == ["tests.odd@12"]
+    assert "tests.odd@12" in load(f"{__name__}:EVEN")
