@@ -29,6 +29,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="where the intake listens")
     port: int = Field(8470, ge=0, le=65535, description="0 takes a free one")
+    limit_rate: float | None = Field(None, gt=0, description="jobs a second that a tenant may submit, unless it was granted otherwise")
+    limit_burst: int | None = Field(None, ge=1, description="…and at once; a second's worth unless it is set")
+    limit_open_jobs: int | None = Field(None, ge=1, description="jobs that a tenant may have open, unless it was granted otherwise")
     trusted_proxies: str = Field(
         "",
         description="addresses or networks, with commas between, whose X-Forwarded-For is believed; the audit's origin is the peer's otherwise",
@@ -113,6 +116,12 @@ class Settings(BaseSettings):
     def need_broker(self) -> str:
         """The broker's URL. Raises MissingSettingError when none is set."""
         return _need(self.broker_url, "HAULIER_BROKER_URL", "amqp://user:password@host/vhost")
+
+    def default_limits(self) -> dict[str, Any]:
+        """What holds for a tenant that was granted nothing of its own."""
+        rate = self.limit_rate
+        submissions = None if rate is None else {"rate": rate, "burst": self.limit_burst or max(1, round(rate))}
+        return {name: value for name, value in {"submissions": submissions, "open_jobs": self.limit_open_jobs}.items() if value}
 
     def effective(self) -> dict[str, Any]:
         """Every setting as it stands, passwords masked."""

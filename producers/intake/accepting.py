@@ -13,7 +13,7 @@ from ledger.jobs import Submission
 from ledger.reading import FINAL
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
-from producers.intake.contract import Responses, header, problems
+from producers.intake.contract import LIMITED, Responses, header, problems
 from producers.intake.parsing import KEY_PATTERN, read_flag, read_json, read_key, read_traceparent
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem
@@ -28,10 +28,11 @@ from producers.submission import Wish, fingerprint_of, prepare, read_wish
 async def accept_job(request: Request) -> Response:
     parts = parts_of(request)
     key = await authenticate(request, SUBMIT)
+    assert key.tenant_id is not None
+    await parts.limiter.charge(request.scope, key.tenant_id, key.prefix)
     preference = read_preference(request.headers)
     name = read_key(request.headers)
     body = await read_json(request, parts.settings)
-    assert key.tenant_id is not None
     wish = prepare(
         read_wish(body),
         parts.handlers,
@@ -45,7 +46,8 @@ async def accept_job(request: Request) -> Response:
         await parts.door.use_aside(Access(key), lambda tx: check_callback(tx, wish.tenant_id, callback))
     if read_flag(request.query_params, "validate_only"):
         return answer(_as_valid(wish))
-    accepted = await parts.writers.submit(wish)
+    with parts.limiter.backlogs.admit(request.scope, wish.tenant_id):
+        accepted = await parts.writers.submit(wish)
     access = Access(key)
     if accepted.times is not None:
         metrics.ACCEPTED.labels(wish.command).inc()
@@ -132,6 +134,8 @@ def document() -> dict[str, Any]:
                 "Idempotency-Replayed": header("true for a repeat with the same key and body"),
                 "Haulier-Unique": header("held: this is the job that holds the unique key; nothing new was accepted"),
                 "Retry-After": header("seconds until asking again is worthwhile"),
+                "RateLimit": header("of a limited tenant: what is left of each quota"),
+                "RateLimit-Policy": header("of a limited tenant: the quotas; one unit is one job"),
                 "Preference-Applied": header("what of Prefer was honoured"),
                 **DEPRECATION,
             },
@@ -140,7 +144,7 @@ def document() -> dict[str, Any]:
         **{
             str(status): problem
             for status, problem in problems(
-                408, "key-in-flight", "unique-held", 410, 413, 415, "invalid", "key-reused", "unknown-command"
+                408, "key-in-flight", "unique-held", 410, 413, 415, "invalid", "key-reused", "unknown-command", *LIMITED
             ).items()
         },
     }

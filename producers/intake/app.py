@@ -17,7 +17,7 @@ from config import changes
 from config.changes import Changes, Hints
 from config.redis import AsyncRedis
 from config.settings import RELEASE, Settings
-from ledger import keys, tokens
+from ledger import keys, limits, tokens
 from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
@@ -36,6 +36,7 @@ from producers.intake import (
     watching,
     webhooks,
 )
+from producers.intake import limits as limit_routes
 from producers.intake.accepting import accept_job, document
 from producers.intake.auth import Keyring
 from producers.intake.background import Background
@@ -44,6 +45,7 @@ from producers.intake.cors import Cors
 from producers.intake.document import as_text, describe
 from producers.intake.gate import Gate
 from producers.intake.hub import Hub
+from producers.intake.limiting import COUNT_EVERY, LOOK_EVERY, Limiter
 from producers.intake.parts import Door, Parts
 from producers.intake.submitting import Writers
 from producers.intake.tail import Tail
@@ -82,7 +84,7 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, watching, webhooks):
+    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, limit_routes, watching, webhooks):
         app.include_router(module.router)
     contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batching.document()}))
     app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
@@ -112,8 +114,13 @@ def _assemble(
     background.every(5, keyring.note_uses)
     writers = Writers(database, settings.request_deadline, Waker(database))
     redis = AsyncRedis(settings.redis_url.get_secret_value()) if settings.redis_url else None
+    limiter = Limiter(settings.default_limits(), redis)
+    background.every(LOOK_EVERY, lambda: limiter.refresh(lambda: door.use(limits.read_all)))
+    background.every(COUNT_EVERY, lambda: limiter.backlogs.refresh(lambda tenants: door.use(lambda tx: limits.count_open(tx, tenants))))
     hub, tail = Hub(settings, door), Tail(settings, door)
-    return Parts(settings, door, handlers, keyring, watch_tokens, writers, contract, bus, hub, tail, transport_problem, background, redis)
+    return Parts(
+        settings, door, handlers, keyring, watch_tokens, writers, contract, bus, hub, tail, transport_problem, background, limiter, redis
+    )
 
 
 @contextlib.asynccontextmanager

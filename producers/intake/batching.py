@@ -6,6 +6,7 @@ What is kept of a batch is the set under way, the one before it that is being wr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import pickle
 import re
@@ -32,7 +33,7 @@ from ledger.reading import FINAL
 from producers import strict_json
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, Reader, authenticate
-from producers.intake.contract import Responses, header, problems
+from producers.intake.contract import LIMITED, Responses, header, problems
 from producers.intake.parsing import KEY_PATTERN, check_encoding, read_flag, read_key, read_traceparent, unreadable
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem, as_problem, not_found, unavailable
@@ -222,7 +223,8 @@ async def _hand_over(receiving: Receiving, part: Part) -> bool:
 async def _write(receiving: Receiving, part: Part) -> None:
     batch = receiving.batch
     try:
-        batch_id, answers = await receiving.parts.writers.sets.submit(lambda tx: write_part(tx, batch, part))
+        async with _within_limits(receiving, sum(wish is not None for wish in part.wishes)):
+            batch_id, answers = await receiving.parts.writers.sets.submit(lambda tx: write_part(tx, batch, part))
     except (Problem, BatchReusedError) as error:
         receiving.failed = _stop(error)
         receiving.whole = part.start
@@ -232,6 +234,16 @@ async def _write(receiving: Receiving, part: Part) -> None:
     for place, (wish, each) in enumerate(zip(part.wishes, answers, strict=True), start=part.start):
         if each is not None:
             receiving.answers[place] = _result(receiving, wish, each)
+
+
+@contextlib.asynccontextmanager
+async def _within_limits(receiving: Receiving, number: int) -> AsyncIterator[None]:
+    """Around the writing of so many jobs. Raises Problem `rate-limited` or `backlog-full`."""
+    limiter, batch, scope = receiving.parts.limiter, receiving.batch, receiving.request.scope
+    if number:
+        await limiter.charge(scope, batch.tenant_id, (batch.who or "").removeprefix("key:"), number)
+    with limiter.backlogs.admit(scope, batch.tenant_id, number):
+        yield
 
 
 def _count(receiving: Receiving, part: Part, answers: Sequence[Answer | None]) -> None:
@@ -292,7 +304,8 @@ async def _write_all(receiving: Receiving, file: IO[bytes], parts: int) -> Respo
         return batch_id, ids, new
 
     try:
-        batch_id, ids, new = await receiving.parts.writers.sets.submit(write, sets=parts)
+        async with _within_limits(receiving, receiving.items):
+            batch_id, ids, new = await receiving.parts.writers.sets.submit(write, sets=parts)
     except BatchReusedError as error:
         raise _stop(error) from None
     for command, number in new.items():
@@ -480,7 +493,7 @@ def document() -> dict[str, Any]:
             "content": {"application/json": {"schema": BatchAnswerView.model_json_schema()}},
             "links": link,
         },
-        **{str(status): each for status, each in problems(408, "key-in-flight", 413, 415, "invalid", "key-reused").items()},
+        **{str(status): each for status, each in problems(408, "key-in-flight", 413, 415, "invalid", "key-reused", *LIMITED).items()},
     }
     flag = {"type": "boolean", "default": False}
     operation: dict[str, Any] = {

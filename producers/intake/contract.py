@@ -35,6 +35,9 @@ PROBLEM_SCHEMA = {
     },
 }
 
+#: What a submission over a limit is refused with.
+LIMITED = ("rate-limited", "backlog-full")
+
 Responses = dict[int | str, dict[str, Any]]
 
 #: What a header field of a problem says, by status; those that always come are required.
@@ -44,7 +47,11 @@ PROBLEM_HEADERS: dict[int, dict[str, tuple[str, bool]]] = {
     405: {"Allow": ("the methods that there are", True)},
     409: {"Retry-After": ("seconds, where trying again helps", False)},
     415: {"Accept-Encoding": ("what a body may be encoded as", False)},
-    429: {"Retry-After": ("seconds", True)},
+    429: {
+        "Retry-After": ("seconds", True),
+        "RateLimit": ("what is left of each quota (r), and in how many seconds there is more (t)", False),
+        "RateLimit-Policy": ("the quotas: so many units (q) in so many seconds (w); one unit is one job", False),
+    },
     503: {"Retry-After": ("seconds", True)},
 }
 

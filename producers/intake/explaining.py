@@ -154,6 +154,18 @@ EXPLANATIONS = {
         "unknown command 'orders.plaec', did you mean 'orders.place'?",
         members={"nearest": "orders.place", "errors": [{"pointer": "/command", "detail": "unknown command 'orders.plaec'"}]},
     ),
+    "rate-limited": Explanation(
+        "The tenant, or this key, has submitted more than its limit allows; `violated-policies` says which. Nothing was accepted.",
+        "Send it again after `Retry-After` seconds. `RateLimit` on every answer says what is left; GET /v1/limits shows the limits.",
+        "more than the limit of 50 jobs a second and 100 at once (this tenant); nothing was accepted, try again in 1 s",
+        members={"violated-policies": ["tenant"]},
+    ),
+    "backlog-full": Explanation(
+        "The tenant has as many jobs waiting or running as it may. Nothing was accepted.",
+        "Send it again after `Retry-After` seconds, when some have ended. GET /v1/limits shows the limit.",
+        "the tenant may have 100000 jobs open and has about 100000; nothing was accepted, try again when some have ended",
+        members={"violated-policies": ["open-jobs"]},
+    ),
     "headers-too-large": Explanation(
         "The header fields together are over their limit.",
         "Send fewer or shorter ones.",

@@ -39,6 +39,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                message["headers"] += scope.get("rate_limit", ())
                 _name_methods(message, documented)
             await send(message)
 
@@ -47,7 +48,7 @@ class Gate:
             await (self._app if problem is None else problem.response(scope["path"]))(scope, receive, watch)
         finally:
             route = documented.template if documented else "other"
-            method = scope["method"] if scope["method"] in {"GET", "POST", "PATCH", "DELETE"} else "other"
+            method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "PATCH", "DELETE"} else "other"
             metrics.REQUESTS.labels(method, route, status).inc()
             if "held" not in scope:  # what waits for a job takes as long as that
                 metrics.SECONDS.labels(method, route).observe(time.perf_counter() - started)

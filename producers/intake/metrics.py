@@ -12,6 +12,7 @@ SECONDS = Histogram(
 )
 ACCEPTED = Counter("haulier_jobs_accepted_total", "Jobs accepted", ["command"])
 REPEATED = Counter("haulier_submissions_repeated_total", "Submissions whose Idempotency-Key named a job already there")
+LIMITED = Counter("haulier_submissions_limited_total", "Submissions refused by a limit", ["limit"])
 DENIED = Counter("haulier_requests_denied_total", "Requests without a valid key, or with one that may not do it", ["status"])
 FINAL_JOBS = Counter("haulier_final_jobs_asked_total", "Looks for a final job in Redis, by what came of it", ["outcome"])
 SET_SIZE = Histogram("haulier_commit_jobs", "Jobs written by one commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from producers.intake.background import Background
     from producers.intake.contract import Contract
     from producers.intake.hub import Hub
+    from producers.intake.limiting import Limiter
     from producers.intake.submitting import Writers
     from producers.intake.tail import Tail
     from producers.intake.tokens import TokenReader
@@ -105,6 +106,7 @@ class Parts:
     tail: Tail
     transport_problem: Callable[[], str | None] | None
     background: Background
+    limiter: Limiter
     #: None where none is configured: everything then stays within this process.
     redis: AsyncRedis | None = None
     #: Set when the process was told to leave: it is not ready any more, and finishes what it has.

@@ -61,6 +61,8 @@ KINDS = {
     "unknown-command": Kind(422, "There is no such command"),
     "precondition-required": Kind(428, "The change does not say which version it is made from"),
     "too-many-waiting": Kind(429, "Too many requests of this tenant wait here"),
+    "rate-limited": Kind(429, "More was submitted than the rate allows"),
+    "backlog-full": Kind(429, "The tenant has as many open jobs as it may"),
     "headers-too-large": Kind(431, "The headers are over their limit"),
     "internal": Kind(500, "The intake made a mistake"),
     "outcome-unknown": Kind(503, "It may have been accepted: repeat it with your key"),

@@ -189,6 +189,23 @@ class KeyView(View):
     last_used_at: datetime | None = Field(description="to the minute; null if never")
 
 
+class RateView(View):
+    rate: float = Field(description="jobs a second")
+    burst: int
+
+
+class LimitView(View):
+    submissions: RateView | None
+    each_key: RateView | None
+    open_jobs: int | None
+
+
+class LimitsView(View):
+    granted: LimitView = Field(description="by the platform, or by default")
+    own: LimitView = Field(description="what the tenant set for itself")
+    holds: LimitView = Field(description="the tighter of the two")
+
+
 class NewKeyView(View):
     id: UUID
     prefix: str

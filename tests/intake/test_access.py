@@ -38,6 +38,8 @@ MATRIX: list[tuple[str, str, Any, set[str]]] = [
     ("POST", "/v1/keys", {"role": "none", "name": ""}, {"admin", "platform"}),
     ("DELETE", "/v1/keys/aaaaaaaa", None, {"admin", "platform"}),
     ("POST", "/v1/keys/aaaaaaaa/rotate", {}, {"admin", "platform"}),
+    ("GET", "/v1/limits", None, {"admin", "platform"}),
+    ("PUT", "/v1/limits", {}, {"admin", "platform"}),
 ]
 WITHOUT_TENANT = {("POST", "/v1/jobs"), ("GET", "/v1/orphan-messages"), ("GET", "/v1/tenants"), ("POST", "/v1/tenants")}
 
