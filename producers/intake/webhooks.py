@@ -146,8 +146,6 @@ def change_webhook(
 ) -> Response:
     """What is left out stays as it is. Enabled again, it is told what happens from now on; what it missed can be redelivered."""
     parts = parts_of(request)
-    if if_match is None:
-        raise Problem("precondition-required", "say which version the change is made from: If-Match with the ETag of GET")
     if wish.url is not None:
         _check_url(parts, wish.url)
     given = {name: getattr(wish, name) for name in wish.model_fields_set}
@@ -155,6 +153,8 @@ def change_webhook(
 
     def change(tx: Tx) -> Webhook:
         found = _find(tx, access, webhook_id)
+        if if_match is None:
+            raise Problem("precondition-required", "say which version the change is made from: If-Match with the ETag of GET")
         changed = None
         if if_match.strip() in {_tag(found), "*"}:
             changed = webhooks.change(tx, replace(found, **changes), f"disabled by {access.who}")
