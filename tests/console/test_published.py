@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 
 from pipelines import schemas
-from pipelines.table import HANDLERS
+from pipelines.load import load
 from tests.console.running import haulier
 
 TABLE = "pipelines.table:HANDLERS"
@@ -15,7 +15,7 @@ TABLE = "pipelines.table:HANDLERS"
 
 def test_a_broken_schema_fails_and_a_compatible_one_is_written_down(tmp_path: Path):
     file = tmp_path / "schemas.json"
-    now = orjson.loads(orjson.dumps(schemas.publish_all(HANDLERS)))
+    now = orjson.loads(orjson.dumps(schemas.publish_all(load("pipelines.table:HANDLERS"))))
     narrower = orjson.loads(orjson.dumps(now))
     narrower["orders.confirm"]["error_codes"]["late"] = "It came too late."
     file.write_bytes(orjson.dumps(narrower))
