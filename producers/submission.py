@@ -103,6 +103,11 @@ class Uniqueness(BaseModel):
         return Unique(self.key, seconds, self.on_conflict)
 
 
+_NOT_BOTH: dict[str, Any] = {
+    "not": {"required": ["run_at", "delay"], "properties": {"run_at": {"type": "string"}, "delay": {"type": "number"}}}
+}
+
+
 class Wish(BaseModel):
     """All that a submission may say of its job."""
 
@@ -111,9 +116,7 @@ class Wish(BaseModel):
         strict=True,
         frozen=True,
         title="Submission",
-        json_schema_extra={
-            "not": {"required": ["run_at", "delay"], "properties": {"run_at": {"type": "string"}, "delay": {"type": "number"}}}
-        },
+        json_schema_extra=_NOT_BOTH,
     )
 
     command: str = Field(min_length=1, max_length=200, description="a name of GET /v1/commands; without a version it is version 1")
@@ -140,10 +143,15 @@ class Wish(BaseModel):
         return self
 
 
+def _without_callback(schema: dict[str, Any]) -> None:
+    schema["properties"].pop("callback")
+    schema |= _NOT_BOTH
+
+
 class BatchItem(Wish):
     """A submission within a batch, which may have an idempotency key of its own."""
 
-    model_config = ConfigDict(title="BatchItem")
+    model_config = ConfigDict(title="BatchItem", json_schema_extra=_without_callback)
 
     idempotency_key: str | None = Field(None, min_length=1, max_length=MAX_KEY, pattern=r"^[ -~]+$", description="as the header")
 

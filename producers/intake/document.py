@@ -79,6 +79,8 @@ def describe(app: FastAPI, handlers: Mapping[str, Handler], extra_paths: Mapping
         _complete(operation, behind_a_key=path.startswith("/v1/"))
         if "{job_id}" in path:
             operation["responses"].setdefault("410", {"$ref": "#/components/responses/Problem410"})
+        if "428" in operation["responses"]:
+            _require(operation, "if-match")
         _share_schemas(operation, components["schemas"])
     _show_problems(document)
     _offer_commands(document, handlers)
@@ -117,6 +119,13 @@ def _calls(dependant: Any) -> Iterator[Callable[..., object]]:
     for each in dependant.dependencies:
         yield each.call
         yield from _calls(each)
+
+
+def _require(operation: Operation, name: str) -> None:
+    """Say of a header that a request without it is refused. (To FastAPI it is optional, so that the refusal is ours to word.)"""
+    for parameter in operation["parameters"]:
+        if parameter["name"].lower() == name:
+            parameter |= {"required": True, "schema": {"type": "string", "minLength": 1}}
 
 
 def _complete(operation: Operation, *, behind_a_key: bool) -> None:

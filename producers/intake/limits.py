@@ -19,6 +19,7 @@ from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import Problem
 from producers.intake.representation import answer
 from producers.intake.views import LimitsView
+from producers.submission import WHOLE
 
 router = APIRouter(prefix="/v1", tags=["tenants and keys"])
 
@@ -27,7 +28,7 @@ ETAG = {"headers": {"ETag": header("for If-Match of a change")}}
 
 class RateWish(Body):
     rate: float = Field(gt=0, le=100_000, allow_inf_nan=False, description="jobs a second, on average")
-    burst: int = Field(ge=1, le=1_000_000, description="jobs at once, after a rest")
+    burst: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] = Field(description="jobs at once, after a rest")
 
 
 class LimitsWish(Body):
@@ -39,7 +40,7 @@ class LimitsWish(Body):
 
     submissions: RateWish | None = Field(None, description="of the whole tenant")
     each_key: RateWish | None = Field(None, description="of each key of the tenant by itself")
-    open_jobs: int | None = Field(None, ge=1, le=1_000_000_000, description="jobs that wait or run at a time")
+    open_jobs: Annotated[int, Field(ge=1, le=1_000_000_000), WHOLE] | None = Field(None, description="jobs that wait or run at a time")
 
 
 @router.get("/limits", response_model=LimitsView, responses={200: ETAG})

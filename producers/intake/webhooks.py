@@ -50,7 +50,18 @@ Commands = Annotated[
     Field(min_length=1, max_length=100, description="only jobs of these commands; all by default"),
 ]
 Name = Annotated[str, Field(max_length=200, description="what for")]
-Url = Annotated[str, Field(max_length=2048, description="https, port 443 or 8443, a public host's name; no user, no fragment")]
+# For the document only: what is checked, and said to be wrong, is in pipelines.webhooks.address, and more than a pattern can say.
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_TARGET = "[A-Za-z0-9._~!$&'()*+,;=:@%/-]*"
+_URL = rf"^https://({_LABEL}\.){{0,9}}[A-Za-z]([A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?(:(443|8443))?(/{_TARGET})?(\?{_TARGET})?$"
+Url = Annotated[
+    str,
+    Field(
+        max_length=2048,
+        description="https, port 443 or 8443, a public host's name; no user, no fragment",
+        json_schema_extra={"pattern": _URL},
+    ),
+]
 Match = Annotated[str | None, Header(alias="If-Match", description="the ETag that the change is made from")]
 
 
