@@ -65,6 +65,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     # An edited payload must fit the job's own command.
     if case.operation.path.endswith("/replay"):
         body.pop("payload", None)
+    # A result is any JSON; that whole numbers end at 2^53 a schema could only say of each.
+    if case.operation.path.endswith("/resolve"):
+        body.pop("result", None)
     # A tenant that may do nothing any more would find nothing any more.
     if case.operation.path == "/v1/limits":
         case.body = {name: LIMITS[name] for name in body if name in LIMITS}
