@@ -3,71 +3,85 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from uuid import UUID
 
-import httpx2
 import orjson
 
 from console.failing import FailedError, WrongUseError
+from producers import client
+from producers.client import ProblemError, UnreachableError, operations
+from producers.client.operations import FINAL, Ask, Job, Steps
+
+__all__ = ["FINAL", "Client", "connect", "explain"]
+
+T = TypeVar("T")
 
 #: Where `haulier dev` lives unless it is told otherwise.
 DEV_DIRECTORY = Path(".haulier/dev")
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 #: Answers that mean that the request itself was wrong, whatever the state of things.
 WRONG = {400, 413, 422}
-FINAL = {"succeeded", "rejected", "dead", "cancelled"}
-#: Seconds between two looks at a job.
-LOOK_EVERY = 0.3
+#: Seconds that a command goes on trying where nobody answers; somebody sits before it. One that waits for a job's end has more patience.
+TRYING = 3.0
+PATIENCE = 60.0
+#: Seconds after which one who watches is shown the family's numbers anew.
+LOOK_EVERY = 2
 
 
-class Client:
-    """Raises FailedError or WrongUseError, with what the intake says, for every answer that is an error."""
+class Client(client.Client):
+    """The client library for commands: raises FailedError or WrongUseError, with what the intake says, for every answer that is an error."""
 
     def __init__(self, url: str, key: str) -> None:
+        super().__init__(url, key, deadline=TRYING)
         self.url = url
-        is_near = urlsplit(url).hostname in LOOPBACK  # a proxy for the world outside cannot reach it
-        self._http = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, trust_env=not is_near)
 
     def get(self, path: str, **query: Any) -> Any:
-        asked = {name: value for name, value in query.items() if value is not None}
-        return self._ask("GET", path, params=asked)
+        return self._run(operations.read(path, TRYING, **query))
 
-    def post(self, path: str, body: Any = None, **headers: str) -> Any:
-        content = orjson.dumps(body) if body is not None else b"{}"
-        return self._ask("POST", path, content=content, headers={"content-type": "application/json", **headers})
+    def post(self, path: str, body: Any = None) -> Any:
+        return self._run(operations.write(path, {} if body is None else body, TRYING))
 
-    def watch(self, job_id: object) -> Iterator[Any]:
-        """The job, each time that it differs from the last time; without an end."""
-        before = None
+    def validate(self, command: str, payload: Mapping[str, Any], **fields: Any) -> Any:
+        """What would be submitted; nothing is stored."""
+        wish = orjson.dumps(operations.wish_of(command, payload, fields))
+        ask = Ask("POST", "/v1/jobs", {"validate_only": "true"}, {"content-type": "application/json"}, wish)
+        return orjson.loads(self._run(operations.call(ask, TRYING)).body)
+
+    def wait_for_end(self, job_id: UUID | str) -> Job:
+        """The job once it has ended, however long that takes."""
         while True:
-            job = self.get(f"/v1/jobs/{job_id}")
-            if job != before:
-                yield job
-                before = job
-            time.sleep(LOOK_EVERY)
+            try:
+                return self.wait(job_id, timeout=PATIENCE)
+            except TimeoutError:
+                continue
 
-    def _ask(self, method: str, path: str, **what: Any) -> Any:
+    def watch(self, job_id: UUID | str) -> Iterator[Job]:
+        """The job, each time that it differs from the last time; without an end."""
+        headers: dict[str, str] = {}
+        while True:
+            answer = self._run(
+                operations.call(Ask("GET", f"/v1/jobs/{job_id}", {"until": "family"}, headers), PATIENCE if headers else TRYING)
+            )
+            if answer.status != 304:
+                yield orjson.loads(answer.body)
+                headers = {"prefer": f"wait={LOOK_EVERY}", "if-none-match": answer.headers["etag"]}
+
+    def _run(self, steps: Steps[T]) -> T:
         try:
-            answer = self._http.request(method, path, **what)
-        except httpx2.TransportError as error:
+            return super()._run(steps)
+        except UnreachableError as error:
             raise FailedError(f"the intake at {self.url} does not answer ({error}); is it running?") from None
-        if answer.is_success:
-            return orjson.loads(answer.content)
-        raise (WrongUseError if answer.status_code in WRONG else FailedError)(explain(answer))
+        except ProblemError as error:
+            raise (WrongUseError if error.status in WRONG else FailedError)(explain(error.status, error.problem)) from None
 
 
-def explain(answer: httpx2.Response) -> str:
+def explain(status: int, problem: Mapping[str, Any]) -> str:
     """A problem document as a sentence."""
-    try:
-        problem = orjson.loads(answer.content)
-        said = [f"{each['pointer']}: {each['detail']}" for each in problem.get("errors", [])]
-        return "; ".join(said) or problem["detail"]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return f"the intake answered {answer.status_code}, and not with a problem document: {answer.text[:200]!r}"
+    said = [": ".join(filter(None, (each["pointer"], each["detail"]))) for each in problem.get("errors", ())]
+    return "; ".join(said) or problem.get("detail") or f"the intake answered {status}, and not with a problem document"
 
 
 def connect() -> Client:

@@ -1,4 +1,4 @@
-"""`haulier submit` and `haulier jobs`: what a client does, from the command line."""
+"""`haulier jobs`: the jobs that there are, from the command line."""
 
 from __future__ import annotations
 
@@ -19,24 +19,6 @@ jobs = typer.Typer(help="Jobs: list, show, cancel, watch.", no_args_is_help=True
 JobId = Annotated[UUID, typer.Argument(help="the job's id")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="at most so many")]
 Cursor = Annotated[str | None, typer.Option(help="go on from where a list ended")]
-
-
-def submit(
-    command: Annotated[str, typer.Argument(help="a command's name, such as orders.place")],
-    payload: Annotated[str, typer.Option(help="JSON, or @file, or - for standard input")] = "{}",
-    wait: Annotated[bool, typer.Option("--wait", help="until the job has ended; exit status 0 only if it succeeded")] = False,
-    key: Annotated[str | None, typer.Option(help="an idempotency key: repeated with the same one, it is the same job")] = None,
-    as_json: Json = False,
-) -> None:
-    """Submit a job."""
-    client = connect()
-    headers = {"idempotency-key": key} if key else {}
-    job = client.post("/v1/jobs", {"command": command, "payload": read_json(payload, "--payload")}, **headers)
-    if wait:
-        job = next(seen for seen in client.watch(job["id"]) if seen["state"] in FINAL)
-    print_json(job) if as_json else print_facts({name: job[name] for name in ("id", "state", "reason", "result", "error")})
-    if wait and job["state"] != "succeeded":
-        raise typer.Exit(1)
 
 
 @jobs.command("list")
@@ -103,15 +85,19 @@ def print_attempts(attempts: list[Any]) -> None:
 
 
 def read_json(text: str, option: str) -> Any:
-    """What an option says: JSON, `@file`, or `-`. Raises FailedError for a file that cannot be read, WrongUseError for no JSON."""
+    """What an option says: JSON, `@file`, or `-`. Raises WrongUseError for a file that cannot be read, and for no JSON."""
     try:
-        content = sys.stdin.buffer.read() if text == "-" else Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
-    except OSError as error:
-        raise WrongUseError(f"{option}: {text[1:]} cannot be read: {error.strerror}") from None
-    try:
-        return orjson.loads(content)
+        return orjson.loads(read_bytes(text, option) if text == "-" or text.startswith("@") else text)
     except ValueError as error:
         raise WrongUseError(f"{option} must be JSON, @file or -: {error}; nothing was sent") from None
+
+
+def read_bytes(text: str, option: str) -> bytes:
+    """The content of `@file` or `-`. Raises WrongUseError."""
+    try:
+        return sys.stdin.buffer.read() if text == "-" else Path(text.removeprefix("@")).read_bytes()
+    except OSError as error:
+        raise WrongUseError(f"{option}: {text[1:]} cannot be read: {error.strerror}") from None
 
 
 def _row(job: Any) -> tuple[Any, ...]:

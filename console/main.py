@@ -23,7 +23,7 @@ COMMANDS = {
     "logins": "console.logins:logins",
     "check": "console.checking:check",
     "commands": "console.commands:commands",
-    "submit": "console.jobs:submit",
+    "submit": "console.submitting:submit",
     "jobs": "console.jobs:jobs",
     "dead": "console.dead:dead",
     "keys": "console.access:keys",

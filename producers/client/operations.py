@@ -159,14 +159,26 @@ class Batch:
 
 
 def submit_many(wishes: Sequence[Mapping[str, Any]], deadline: float) -> Steps[Batch]:
-    """In as many requests as it takes. Each submission without an `idempotency_key` gets one, so that a cut connection doubles nothing."""
+    """In as many requests as it takes. Each submission without an `idempotency_key` gets one, so that a cut connection doubles nothing.
+
+    Where an intake took only the first of them (a limit, the ledger away), it goes on behind those. Raises ProblemError, UnreachableError.
+    """
     keyed = [{"idempotency_key": secrets.token_urlsafe(18), **wish} for wish in wishes]
     items: list[dict[str, Any]] = []
-    for start in range(0, len(keyed), BATCH_SIZE):
-        lines = b"\n".join(orjson.dumps(wish) for wish in keyed[start : start + BATCH_SIZE])
+    until = time.monotonic() + deadline
+    while len(items) < len(keyed):
+        lines = b"\n".join(orjson.dumps(wish) for wish in keyed[len(items) : len(items) + BATCH_SIZE])
         ask = Ask("POST", "/v1/jobs/batch", headers={"content-type": "application/x-ndjson"}, body=lines)
         answer = yield from call(ask, deadline)
-        items += orjson.loads(answer.body)["items"]
+        told = orjson.loads(answer.body)
+        items += told["items"]
+        if told["items"]:
+            until = time.monotonic() + deadline
+        problem = told.get("problem")
+        if problem is not None:
+            if problem["status"] not in AGAIN or time.monotonic() > until:
+                raise ProblemError(problem["status"], problem)
+            yield Pause(random.uniform(0.5, 1))
     return Batch(items)
 
 

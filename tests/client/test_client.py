@@ -40,6 +40,22 @@ def test_a_set_whose_answer_is_lost_is_accepted_once_and_answered_in_order(call:
     assert [job["payload"]["text"] for job in shown] == [str(n) for n in range(20)]
 
 
+def test_a_set_that_was_taken_in_part_goes_on_behind_it(call: Call, api: Api, database: Database):
+    """The intake writes 500 at a time; of 1,000, a limit lets the first 500 through at once."""
+    wanted = {"submissions": {"rate": 400, "burst": 600}}
+    tag = api.get(f"/v1/limits?tenant={api.slug}", "platform").headers["etag"]
+    api.call("PUT", f"/v1/limits?tenant={api.slug}", "platform", json=wanted, headers={"if-match": tag})
+    tight = lambda: api.submit().headers.get("ratelimit")  # noqa: E731
+    eventually(tight)
+    before = count(database, api)
+
+    batch = call("submit_many", [{"command": "tests.note", "payload": {"text": str(n)}} for n in range(1000)])
+
+    assert ([item["status"] for item in batch.items], count(database, api)) == ([202] * 1000, before + 1000)
+    shown = api.get("/v1/jobs?ids=" + ",".join(batch.ids[400:600]), "seeing").json()["items"]
+    assert [job["payload"]["text"] for job in shown] == [str(n) for n in range(400, 600)]
+
+
 def test_a_command_brings_its_name_and_payload_and_the_same_key_is_the_same_job(call: Call, api: Api):
     first, second = (call("submit", Note(text="hello"), idempotency_key="a key", labels={"source": "web"}) for _ in range(2))
 

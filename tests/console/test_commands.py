@@ -41,6 +41,71 @@ def test_the_same_key_is_the_same_job(dev: Dev):
     assert first["id"] == second["id"]
 
 
+def test_all_that_a_submission_may_say_has_a_flag(dev: Dev):
+    told = ("--priority", "7", "--label", "source=web", "--label", "note=a=b", "--max-failures", "2")
+    later = ("--run-at", "2099-01-01T00:00:00Z", "--expires-at", "2099-01-02T00:00:00+01:00")
+
+    expected = (7, 2, {"source": "web", "note": "a=b"}, "scheduled")
+
+    valid = dev.ask("submit", "test.await_file", "--payload", '{"path": "/x"}', *told, "--delay", "60", "--validate-only")
+    refused = dev.run("submit", "test.await_file", "--payload", '{"path": "/x"}', *told, *later)
+    job = dev.ask("submit", "test.await_file", "--payload", '{"path": "/x"}', *told, "--delay", "60", *later[2:])
+    dev.run("jobs", "cancel", job["id"])
+
+    assert tuple(valid[name] for name in ("priority", "max_failures", "labels", "state")) == expected
+    assert tuple(job[name] for name in ("priority", "max_failures", "labels", "state")) == expected
+    assert (refused.returncode, refused.stderr) == (2, "haulier: run_at must be at most a year ahead\n"), refused.stderr
+
+
+def test_validating_stores_nothing(dev: Dev):
+    before = dev.ask("jobs", "list", "--command", "test.crash")["items"]
+
+    done = dev.run("submit", "test.crash", "--validate-only")
+
+    assert (done.returncode, "queued" in done.stdout) == (0, True), done.stderr
+    assert dev.ask("jobs", "list", "--command", "test.crash")["items"] == before
+
+
+def test_a_unique_key_is_held_returned_refused_and_taken_over(dev: Dev):
+    order = ("submit", "test.divide", "--payload", '{"dividend": 1, "divisor": 1}', "--delay", "600", "--unique", "nightly")
+
+    holder = dev.ask(*order, "--unique-while", "3600")
+    same, refused = dev.ask(*order), dev.run(*order, "--on-conflict", "reject")
+    taken = dev.ask(*order, "--unique-while", "active", "--on-conflict", "replace")
+    dev.run("jobs", "cancel", taken["id"])
+
+    assert same["id"] == holder["id"]
+    assert (refused.returncode, holder["id"] in refused.stderr) == (1, True), refused.stderr
+    assert taken["id"] != holder["id"]
+    assert dev.ask("jobs", "show", holder["id"])["state"] == "cancelled"
+
+
+def test_a_file_of_submissions_is_submitted_once_and_says_what_was_refused(dev: Dev):
+    good = [json.dumps({"command": "test.divide", "payload": {"dividend": n, "divisor": 1}}) for n in range(1200)]
+    (dev.directory / "all.ndjson").write_text("\n".join(good) + "\n\n")
+    lines = [*good[:2], "", '{"command": "test.devide", "payload": {}}', good[2]]
+
+    first, again = (dev.ask("submit", "--batch", "@all.ndjson", "--key", "the file") for _ in range(2))
+    some = dev.run("submit", "--batch", "-", given="\n".join(lines))
+    for_scripts = dev.run("submit", "--batch", "-", "--json", given="\n".join(lines))
+
+    assert (first["accepted"], first["refused"]) == (1200, 0)
+    assert [item["id"] for item in again["items"]] == [item["id"] for item in first["items"]]
+    assert (some.returncode, for_scripts.returncode) == (1, 1)
+    assert some.stdout.startswith("line 4 is refused: /command: unknown command 'test.devide'")
+    assert some.stdout.endswith("3 accepted, 1 refused\n")
+    assert [item["status"] for item in json.loads(for_scripts.stdout)["items"]] == [202, 202, 422, 202]
+
+
+def test_a_file_that_nobody_takes_may_be_sent_again(dev: Dev):
+    done = dev.run(
+        "submit", "--batch", "-", given='{"command": "test.crash", "payload": {}}', HAULIER_URL=NOWHERE, HAULIER_API_KEY="hl_none"
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "repeat it with --key" in done.stderr
+
+
 def test_a_dead_letter_is_found_repaired_and_replayed(dev: Dev):
     died = dev.run("submit", "test.divide", "--payload", '{"dividend": 5, "divisor": 0}', "--wait", "--json")
     job_id = json.loads(died.stdout)["id"]
@@ -93,6 +158,18 @@ def test_a_list_goes_on_where_it_ended(dev: Dev):
         (("submit", "test.divide", "--payload", '{"dividend": 1}'), "/payload/divisor"),
         (("submit", "test.divide", "--payload", "{"), "--payload must be JSON"),
         (("submit", "test.divide", "--payload", "@nowhere.json"), "nowhere.json cannot be read"),
+        (("submit", "test.divide", "--payload", "[1]"), "--payload must be a JSON object"),
+        (("submit", "test.divide", "--label", "web"), "--label takes NAME=VALUE"),
+        (("submit", "test.divide", "--unique-while", "active"), "--unique KEY"),
+        (("submit", "test.divide", "--unique", "a", "--unique-while", "soon"), "number of seconds"),
+        (("submit", "test.divide", "--unique", "a", "--on-conflict", "fight"), "--on-conflict"),
+        (("submit", "test.divide", "--validate-only", "--wait"), "--wait"),
+        (("submit", "test.divide", "--delay", "-1"), "/delay"),
+        (("submit", "test.divide", "--batch", "-"), "--batch goes with"),
+        (("submit", "--priority", "1", "--batch", "-"), "--batch goes with"),
+        (("submit", "--batch", "all.ndjson"), "@file or -"),
+        (("submit", "--batch", "@nowhere.ndjson"), "nowhere.ndjson cannot be read"),
+        (("submit", "--batch", "-"), "no submission"),
         (("jobs", "show", "17"), "UUID"),
         (("jobs", "shwo", UNKNOWN_ID), "No such command"),
         (("jobs", "list", "--limit", "0"), "--limit"),
