@@ -26,7 +26,7 @@ exception when insufficient_privilege then
         raise exception '% may not make the roles that Haulier works with', quote_ident(current_user) using
             errcode = 'insufficient_privilege',
             hint = 'let an administrator of this server run: '
-                   || (select string_agg(format('create role %I nologin; ', r), '') from unnest(roles) r
+                   || (select coalesce(string_agg(format('create role %I nologin; ', r), ''), '') from unnest(roles) r
                         where not exists (select from pg_catalog.pg_roles where rolname = r))
                    || format('grant haulier_definer, haulier_operator to %I;', current_user);
     end if;
