@@ -26,6 +26,8 @@ FIRST_BACKOFF = 0.05
 LAST_BACKOFF = 2.0
 #: Seconds until a consumer that RabbitMQ has taken away comes back, and may declare its queue again: not before all the others know, too.
 CANCELLED_BACKOFF = 1.0
+#: Seconds that closing waits for the thread that still talks to RabbitMQ.
+CLOSING = 2.0
 
 
 class RabbitmqConsumer(ReadingConsumer):
@@ -57,16 +59,26 @@ class RabbitmqConsumer(ReadingConsumer):
             while subscription is not None and (left := deadline - time.monotonic()) > 0:
                 if handover := self._take(subscription):
                     return handover
-                self._tend(subscription)
-                self._wait(subscription, left)
+                with subscription.in_use:
+                    self._tend(subscription)
+                    self._wait(subscription, left)
         except LOST as error:
             self._lose(error)
         return None
 
     def close(self) -> None:
-        """What is not settled goes back."""
+        """What is not settled goes back. Called by the thread that stops the worker, which does not wait for this one to end."""
         self.return_all_paused()
-        self._drop()
+        subscription = self._subscription
+        if subscription is None:
+            return
+        subscription.wake()
+        held = subscription.in_use.acquire(timeout=CLOSING)
+        try:
+            self._drop()
+        finally:
+            if held:
+                subscription.in_use.release()
 
     def _take(self, subscription: Subscription) -> MessageProxy | None:
         """The first arrival that is a message, if there is a place for it."""

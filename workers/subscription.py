@@ -7,6 +7,7 @@ Everything but settling and waking belongs to the thread of its consumer.
 # (pika's stubs leave callbacks untyped)
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -43,6 +44,8 @@ class Subscription:
 
     def __init__(self, url: str, queue: str) -> None:
         self.arrived: deque[Arrival] = deque()
+        #: Held by the thread that talks to RabbitMQ: a connection of pika's breaks when two do.
+        self.in_use = threading.Lock()
         self.dead = False
         self.prefetch = 0
         self._queue = queue
