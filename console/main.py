@@ -29,6 +29,7 @@ COMMANDS = {
     "keys": "console.access:keys",
     "tenants": "console.access:tenants",
     "tokens": "console.tokens:tokens",
+    "audit": "console.audit:audit",
 }
 
 

@@ -23,6 +23,7 @@ from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
 from producers.intake import (
+    auditing,
     batching,
     dead_letters,
     explaining,
@@ -84,7 +85,7 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, limit_routes, watching, webhooks):
+    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, limit_routes, auditing, watching, webhooks):
         app.include_router(module.router)
     contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batching.document()}))
     app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))

@@ -273,6 +273,29 @@ class Keys(View):
     next_cursor: str | None
 
 
+class SealView(View):
+    seq: int = Field(description="its place in the tenant's chain, from 1")
+    hash: str = Field(description="SHA-256 over the seal before it and the record, in hex")
+
+
+class AuditRecordView(View):
+    id: UUID
+    at: datetime
+    tenant: str | None = Field(description="whose it was; null: the platform's own")
+    who: str = Field(description="key:<prefix>, or console:<account>")
+    origin: str | None = Field(description="the caller's address, or the console's machine")
+    action: str = Field(description="<thing>.<verb>")
+    target: str | None
+    reason: str | None
+    data: dict[str, Any] | None = Field(description="what else tells what changed")
+    seal: SealView | None = Field(description="null for some seconds, until it is sealed")
+
+
+class AuditRecords(View):
+    items: list[AuditRecordView]
+    next_cursor: str | None
+
+
 class ProblemKinds(View):
     items: list[ProblemKindView]
     next_cursor: str | None

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.console.running import Dev, haulier
+from tests.crash.rig import eventually
 
 NOWHERE = "http://127.0.0.1:9"
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
@@ -303,3 +304,34 @@ def test_every_wrong_setting_is_named_at_once(tmp_path: Path):
     assert done.returncode == 2
     assert "HAULIER_PORT" in done.stderr
     assert "HAULIER_DATABASE_URL" in done.stderr
+
+
+def test_the_audit_is_listed_and_its_seals_are_verified(dev: Dev):
+    """Upkeep seals by itself; what is changed behind its back is named; an anchor is what an earlier verify printed."""
+    database = {"HAULIER_DATABASE_URL": dev.database_url}
+    key = json.loads(dev.run("keys", "create", "--tenant", "dev", "--role", "viewer", "--json", **database).stdout)
+    dev.run("keys", "revoke", key["prefix"], "--reason", "a test", **database)
+    ours = ("audit", "list", "--target", key["prefix"])
+
+    eventually(lambda: all(each["seal"] for each in dev.ask(*ours)["items"]), 30, dev.log)
+    shown = dev.run(*ours)
+    verified = dev.run("audit", "verify", **database)
+    told = dev.run("audit", "verify", "--json", **database).stdout
+    (dev.directory / "anchor.json").write_text(told)
+    anchored = dev.run("audit", "verify", "--anchor", "anchor.json", **database)
+    refused = dev.run("audit", "verify", "--anchor", "dev.log", **database)
+    with psycopg.connect(dev.database_url, autocommit=True) as connection:
+        change = "update haulier.audit set reason = %s where target = %s and action = 'key.revoke'"
+        connection.execute(change, ("another one", key["prefix"]))
+        tampered = dev.run("audit", "verify", **database)
+        connection.execute(change, ("a test", key["prefix"]))
+
+    assert [each["action"] for each in dev.ask(*ours)["items"]] == ["key.revoke", "key.create"]
+    assert all(word in shown.stdout for word in ("key.revoke", "a test", key["prefix"]))
+    assert (verified.returncode, anchored.returncode, refused.returncode, tampered.returncode) == (0, 0, 2, 1), (
+        verified.stderr + anchored.stderr
+    )
+    assert [each["tenant"] for each in json.loads(told)["chains"]].count("dev") == 1
+    assert json.loads(told)["flaws"] == []
+    assert "the record or its seal was changed" in tampered.stderr
+    assert "1 flaw(s)" in tampered.stderr

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ledger import audit
+from ledger import audit, sealing
 from ledger.connection import Database
 from tests.intake.conftest import Api, Worker
 
@@ -86,3 +86,31 @@ def test_a_change_whose_record_cannot_be_written_does_not_happen(api: Api, monke
     assert api.get(f"/v1/jobs/{job_id}").json()["state"] == "queued"
     listed = api.get("/v1/keys", "admin").json()["items"]
     assert all(key["revoked_at"] is None and key["name"] != "unrecorded" for key in listed)
+
+
+def test_the_audit_is_listed_a_page_at_a_time_with_its_seals(api: Api, database: Database):
+    jobs = [api.accepted() for _ in range(3)]
+    for job_id in jobs:
+        api.post(f"/v1/jobs/{job_id}/cancel")
+    with database.plumbing() as tx, tx.transaction():
+        sealing.seal(tx, 10_000)
+
+    first = api.get(f"/v1/audit?action=job.cancel&who={who(api, 'submitter')}&limit=2", "admin").json()
+    rest = api.get(f"/v1/audit?action=job.cancel&who={who(api, 'submitter')}&limit=2&cursor={first['next_cursor']}", "admin").json()
+    [one] = api.get(f"/v1/audit?target={jobs[0]}&tenant={api.slug}", "platform").json()["items"]
+
+    shown = first["items"] + rest["items"]
+    assert [each["target"] for each in shown] == jobs[::-1]
+    assert rest["next_cursor"] is None
+    places = [each["seal"]["seq"] for each in shown]
+    assert places == list(range(places[-1] + 2, places[-1] - 1, -1))
+    assert one == shown[2]
+    assert one["tenant"] == api.slug
+    assert api.get(f"/v1/audit?made_after={shown[0]['at']}", "admin").json()["items"] == []
+    assert api.get("/v1/audit?action=job.cancel&cursor=" + first["next_cursor"], "admin").status_code == 400
+
+
+def test_only_admins_see_the_audit(api: Api):
+    statuses = {role: api.get("/v1/audit", role).status_code for role in ("viewer", "submitter", "operator", "admin")}
+
+    assert statuses == {"viewer": 403, "submitter": 403, "operator": 403, "admin": 200}
