@@ -33,7 +33,7 @@ from pydantic import (
 
 from config.ids import uuid7
 from config.settings import Settings
-from ledger import jobs, keys, workers
+from ledger import jobs, keys, webhooks, workers
 from ledger.jobs import Submission, Unique
 from ledger.unique import HeldError
 from ledger.unique import submit as submit_unique
@@ -143,23 +143,12 @@ class Wish(BaseModel):
         return self
 
 
-def _without_callback(schema: dict[str, Any]) -> None:
-    schema["properties"].pop("callback")
-    schema |= _NOT_BOTH
-
-
 class BatchItem(Wish):
     """A submission within a batch, which may have an idempotency key of its own."""
 
-    model_config = ConfigDict(title="BatchItem", json_schema_extra=_without_callback)
+    model_config = ConfigDict(title="BatchItem")
 
     idempotency_key: str | None = Field(None, min_length=1, max_length=MAX_KEY, pattern=r"^[ -~]+$", description="as the header")
-
-    @model_validator(mode="after")
-    def _calls_nobody_back(self) -> BatchItem:
-        if self.callback is not None:
-            raise ValueError("a callback is for a single submission; have a webhook subscribe to what ends instead")
-        return self
 
 
 class UnknownCommandError(LookupError):
@@ -243,6 +232,23 @@ def prepare(
     )
 
 
+def refuse_callbacks(tx: psycopg.Connection[Any], wishes: Sequence[Submission]) -> dict[UUID, InvalidSubmission]:
+    """Those of one tenant's wishes, by id, that call back what is no webhook of the tenant's, and what is wrong with each.
+
+    Not a repeat: what its idempotency key names was accepted, whatever has become of the webhook since.
+    """
+    asked = {wish.callback for wish in wishes if wish.callback is not None}
+    lost = asked - webhooks.known(tx, wishes[0].tenant_id, list(asked)) if asked else set[UUID]()
+    missing = [wish for wish in wishes if wish.callback in lost]
+    keyed = [(wish.tenant_id, wish.key) for wish in missing if wish.key is not None]
+    repeats = jobs.find_keys(tx, keyed) if keyed else {}
+    return {
+        wish.id: InvalidSubmission([("/callback", f"there is no webhook {wish.callback}")])
+        for wish in missing
+        if wish.key is None or (wish.tenant_id, wish.key) not in repeats
+    }
+
+
 def find_handler(name: str, handlers: Mapping[str, Handler]) -> Handler:
     """By its name, with a version or without: then it is version 1. Raises UnknownCommandError."""
     handler = handlers.get(canonical(name))
@@ -297,13 +303,14 @@ def submit(
     max_failures: int | None = None,
     labels: Mapping[str, str] | None = None,
     unique: Unique | None = None,
+    callback: UUID | None = None,
     key: str | None = None,
     handlers: Mapping[str, Handler] | None = None,
 ) -> UUID:
     """Submit in the caller's own transaction (same database): the job is there if and only if the caller commits.
 
     Returns the job's id; with a `key` that was used before for the same wish, the id of that job; with `unique`, the holder's where it
-    says so. `tenant` is a slug. Raises InvalidSubmission, UnknownCommandError, KeyReusedError, HeldError (`unique` says "reject"), ValueError;
+    says so. `tenant` is a slug, `callback` one of its webhooks. Raises InvalidSubmission, UnknownCommandError, KeyReusedError, HeldError (`unique` says "reject"), ValueError;
     nothing is written then. `handlers`: another table than the installed one. A relay finds the job within 250 ms of the commit, at once
     after `wake`. A unique key stays locked until the commit, for everybody who asks for it.
 
@@ -320,6 +327,7 @@ def submit(
         "max_failures": max_failures,
         "unique": _as_asked(unique) if unique else None,
         "labels": dict(labels) if labels else None,
+        "callback": callback,
     }
     body = strict_json.read(orjson.dumps({name: value for name, value in asked.items() if value is not None}), MAX_DEPTH)
     table = _installed() if handlers is None else handlers
@@ -329,6 +337,8 @@ def submit(
         raise ValueError(f"there is no tenant {tenant!r}; nothing was submitted")
     print_ = fingerprint_of(body)
     wish = prepare(read_wish(body), table, owner.id, key=None if key is None else check_key(key), fingerprint=print_)
+    for refusal in refuse_callbacks(tx, [wish]).values():
+        raise refusal
     if unique is not None:
         with tx.transaction():
             outcome = submit_unique(tx, [wish])

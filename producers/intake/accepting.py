@@ -20,9 +20,8 @@ from producers.intake.problems import Problem
 from producers.intake.representation import DEPRECATION, Viewer, answer, as_submitted, deprecation, polling
 from producers.intake.views import ValidView
 from producers.intake.waiting import Preference, read_preference, wait_for_end
-from producers.intake.webhooks import check_callback
 from producers.intake.writing import Accepted
-from producers.submission import Wish, fingerprint_of, prepare, read_wish
+from producers.submission import Wish, fingerprint_of, prepare, read_wish, refuse_callbacks
 
 
 async def accept_job(request: Request) -> Response:
@@ -42,8 +41,9 @@ async def accept_job(request: Request) -> Response:
         who=f"key:{key.prefix}",
         traceparent=read_traceparent(request.headers),
     )
-    if (callback := wish.callback) is not None:
-        await parts.door.use_aside(Access(key), lambda tx: check_callback(tx, wish.tenant_id, callback))
+    if wish.callback is not None:
+        for refusal in (await parts.door.use_aside(Access(key), lambda tx: refuse_callbacks(tx, [wish]))).values():
+            raise refusal
     if read_flag(request.query_params, "validate_only"):
         return answer(_as_valid(wish))
     with parts.limiter.backlogs.admit(request.scope, wish.tenant_id):

@@ -36,13 +36,13 @@ from producers.intake.auth import SUBMIT, Access, Reader, authenticate
 from producers.intake.contract import LIMITED, Responses, header, problems
 from producers.intake.parsing import KEY_PATTERN, check_encoding, read_flag, read_key, read_traceparent, unreadable
 from producers.intake.parts import Parts, Tx, parts_of
-from producers.intake.problems import Problem, as_problem, not_found, unavailable
+from producers.intake.problems import LOST, Problem, as_problem, not_found, unavailable
 from producers.intake.representation import answer, utc
 from producers.intake.splitting import Array, BrokenError, Item, Lines, Splitter
 from producers.intake.submitting import key_taken, unique_held
 from producers.intake.views import AtomicBatchView, BatchAnswerView, BatchView
 from producers.intake.writing import Accepted, Answer, KeyTaken, Part, UniqueHeld, write_part
-from producers.submission import BatchItem, InvalidSubmission, UnknownCommandError, fingerprint_of, prepare, read_item
+from producers.submission import BatchItem, InvalidSubmission, UnknownCommandError, fingerprint_of, prepare, read_item, refuse_callbacks
 
 router = APIRouter(prefix="/v1/batches", tags=["jobs"])
 
@@ -69,6 +69,7 @@ class Receiving:
 
     request: Request
     parts: Parts
+    access: Access
     batch: Batch
     known: Known | None
     splitter: Splitter
@@ -173,11 +174,12 @@ async def accept_batch(request: Request) -> Response:
     splitter = _splitter(request, parts.settings)
     tenant_id = key.tenant_id
     assert tenant_id is not None
-    known = await parts.door.use_aside(Access(key), lambda tx: batches.find(tx, tenant_id, name)) if name else None
+    access = Access(key)
+    known = await parts.door.use_aside(access, lambda tx: batches.find(tx, tenant_id, name)) if name else None
     if known is not None and known.atomic != atomic:
         raise _reused()
     batch = Batch(tenant_id, known.id if known else uuid7(), name, atomic, f"key:{key.prefix}")
-    receiving = Receiving(request, parts, batch, known, splitter, read_traceparent(request.headers))
+    receiving = Receiving(request, parts, access, batch, known, splitter, read_traceparent(request.headers))
     sets = parts.writers.sets
     if sets.receiving >= MOST_BATCHES:
         raise unavailable("too many batches are being received; nothing was accepted")
@@ -223,6 +225,7 @@ async def _hand_over(receiving: Receiving, part: Part) -> bool:
 async def _write(receiving: Receiving, part: Part) -> None:
     batch = receiving.batch
     try:
+        part, refused = await _check_callbacks(receiving, part)
         async with _within_limits(receiving, sum(wish is not None for wish in part.wishes)):
             batch_id, answers = await receiving.parts.writers.sets.submit(lambda tx: write_part(tx, batch, part))
     except (Problem, BatchReusedError) as error:
@@ -231,9 +234,28 @@ async def _write(receiving: Receiving, part: Part) -> None:
         return
     receiving.batch = replace(batch, id=batch_id)
     _count(receiving, part, answers)
+    for place, problem in refused:
+        receiving.answers[place] = _refusal(receiving, problem)
     for place, (wish, each) in enumerate(zip(part.wishes, answers, strict=True), start=part.start):
         if each is not None:
             receiving.answers[place] = _result(receiving, wish, each)
+
+
+async def _check_callbacks(receiving: Receiving, part: Part) -> tuple[Part, list[tuple[int, Problem]]]:
+    """The set without those items that call back what is no webhook of the tenant's, and what is said of these. One look a set, if any asks."""
+    wishes = [wish for wish in part.wishes if wish is not None and wish.callback is not None]
+    if not wishes:
+        return part, []
+    try:
+        refused = await receiving.parts.door.use_aside(receiving.access, lambda tx: refuse_callbacks(tx, wishes))
+    except LOST:
+        raise unavailable() from None  # nothing of this set was written; what was written before stands
+    problems = [
+        (place, as_problem(refused[wish.id], receiving.request))
+        for place, wish in enumerate(part.wishes, start=part.start)
+        if wish is not None and wish.id in refused
+    ]
+    return replace(part, wishes=[None if wish is None or wish.id in refused else wish for wish in part.wishes]), problems
 
 
 @contextlib.asynccontextmanager
@@ -276,16 +298,23 @@ async def _accept_all_or_none(receiving: Receiving) -> Response:
                 if problem is not None:
                     errors += _at(receiving.items - 1, problem)
                 if receiving.is_full():
-                    await asyncio.to_thread(pickle.dump, receiving.take(), file, pickle.HIGHEST_PROTOCOL)
+                    errors += await _spool(receiving, receiving.take(), file)
                     spooled += 1
         except (BrokenError, BatchReusedError) as error:
             raise _stop(error) from None
-        if errors:
-            raise _none(errors)
         if not receiving.items:
             raise _empty()
-        await asyncio.to_thread(pickle.dump, receiving.take(last=True), file, pickle.HIGHEST_PROTOCOL)
+        errors += await _spool(receiving, receiving.take(last=True), file)
+        if errors:
+            raise _none(errors)
         return await _write_all(receiving, file, spooled + 1)
+
+
+async def _spool(receiving: Receiving, part: Part, file: IO[bytes]) -> list[tuple[str, str]]:
+    """Put a set away. Returns what is wrong with the callbacks of its items; a batch that is there already is a repeat, whatever became of these."""
+    _, refused = (part, []) if receiving.known else await _check_callbacks(receiving, part)
+    await asyncio.to_thread(pickle.dump, part, file, pickle.HIGHEST_PROTOCOL)
+    return [error for place, problem in refused for error in _at(place, problem)]
 
 
 async def _write_all(receiving: Receiving, file: IO[bytes], parts: int) -> Response:

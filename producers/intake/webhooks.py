@@ -310,12 +310,6 @@ def redeliver_range(request: Request, access: Administrator, webhook_id: UUID, w
     return answer(content, 202)
 
 
-def check_callback(tx: Tx, tenant_id: int, callback: UUID) -> None:
-    """Raises InvalidSubmission for what is no webhook of the tenant's."""
-    if callback not in webhooks.known(tx, tenant_id, [callback]):
-        raise InvalidSubmission([("/callback", f"there is no webhook {callback}")])
-
-
 def describe_messages() -> dict[str, Any]:
     """What receivers are sent: the OpenAPI document's `webhooks`, and the schemas that they need."""
     return {kind: {"post": _describe(kind)} for kind in MESSAGES}

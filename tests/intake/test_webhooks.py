@@ -6,14 +6,19 @@ import socket
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
+import producers
 from config.ids import uuid7
 from ledger import deliveries
 from ledger.connection import Database
+from ledger.jobs import Unique
 from ledger.roles import Role
+from producers.intake import batching
 from producers.intake.views import DeliveryView, NewWebhookView, WebhookView
-from tests.intake.conftest import NOTE, Api, Worker
+from tests.intake.commands import HANDLERS, Note
+from tests.intake.conftest import NOTE, Api, Worker, count
 from workers.webhooks import dispatch
 
 URL = "https://hooks.example.com/haulier?token=hunter2"
@@ -165,8 +170,76 @@ def test_a_job_calls_back_and_only_to_a_webhook_of_its_own_tenant(api: Api, data
         assert answer.status_code == 422
         assert [error["pointer"] for error in answer.json()["errors"]] == ["/callback"]
     assert api.submit({**NOTE, "callback": "x"}).status_code == 422
-    batch = api.post("/v1/jobs/batch", [{**NOTE, "callback": new["id"]}])
-    assert batch.json()["items"][0]["status"] == 422
+
+
+def test_items_of_a_batch_call_back_each_its_own(api: Api, database: Database, worker: Worker):
+    first, second, foreign = made(api)["id"], made(api)["id"], api.post("/v1/webhooks", WISH, "foreign").json()["id"]
+    callbacks = [first, None, second, foreign, str(uuid7()), first]
+    items = [NOTE if each is None else {**NOTE, "callback": each} for each in callbacks]
+    items.append({**NOTE, "callback": "x"})
+
+    answer = api.post("/v1/jobs/batch", items, headers={"idempotency-key": "k"})
+    api.call("DELETE", f"/v1/webhooks/{second}", "admin")
+    again = api.post("/v1/jobs/batch", items, headers={"idempotency-key": "k"})
+
+    shown = answer.json()["items"]
+    assert [item["status"] for item in shown] == [202, 202, 202, 422, 422, 202, 422]
+    assert [item["problem"]["errors"][0]["pointer"] for item in shown if item["status"] == 422] == ["/callback"] * 3
+    jobs = [item.get("id") for item in shown]
+    assert called_back(database, api) == {(jobs[0], first), (jobs[2], second), (jobs[5], first)}
+    assert [item.get("id") for item in again.json()["items"]] == jobs  # whatever has become of the webhook
+    assert count(database, api) == 4
+
+
+def test_an_atomic_batch_calls_back_or_is_refused_as_a_whole(api: Api, database: Database, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batching, "SET_ITEMS", 2)
+    webhook = made(api)["id"]
+    good = [{**NOTE, "callback": webhook} for _ in range(5)]
+
+    refused = api.post("/v1/jobs/batch?atomic=true", [good[0], {**NOTE, "callback": str(uuid7())}, good[1]])
+    none = count(database, api)
+    answer = api.post("/v1/jobs/batch?atomic=true", good, headers={"idempotency-key": "k"})
+    api.call("DELETE", f"/v1/webhooks/{webhook}", "admin")
+    again = api.post("/v1/jobs/batch?atomic=true", good, headers={"idempotency-key": "k"})
+
+    assert (refused.status_code, [error["pointer"] for error in refused.json()["errors"]], none) == (422, ["/1/callback"], 0)
+    assert called_back(database, api) == {(job, webhook) for job in answer.json()["ids"]}
+    assert (again.status_code, again.json()) == (202, answer.json())
+
+
+def test_a_repeat_is_the_same_job_whatever_has_become_of_its_webhook(api: Api):
+    webhook = made(api)["id"]
+    wish = {**NOTE, "callback": webhook}
+    job = api.submit(wish, "k").json()["id"]
+    batch = api.post("/v1/jobs/batch", [{**wish, "idempotency_key": "i"}]).json()["items"]
+
+    api.call("DELETE", f"/v1/webhooks/{webhook}", "admin")
+
+    assert api.submit(wish, "k").json()["id"] == job
+    assert api.submit(wish).status_code == 422
+    again = api.post("/v1/jobs/batch", [{**wish, "idempotency_key": "i"}]).json()["items"]
+    assert (again[0]["id"], again[0]["replayed"]) == (batch[0]["id"], True)
+
+
+def test_a_job_of_a_caller_s_transaction_calls_back(api: Api, database: Database):
+    webhook, foreign = UUID(made(api)["id"]), UUID(api.post("/v1/webhooks", WISH, "foreign").json()["id"])
+    with psycopg.connect(database.url) as connection:
+        usual: dict[str, Any] = {"tenant": api.slug, "handlers": HANDLERS}
+        job = producers.submit(connection, Note(text="hello"), callback=webhook, key="k", **usual)
+        unique = producers.submit(connection, Note(text="hello"), callback=webhook, unique=Unique("u"), **usual)
+        for wrong in (foreign, uuid7()):
+            with pytest.raises(producers.InvalidSubmission, match=f"/callback: there is no webhook {wrong}"):
+                producers.submit(connection, Note(text="hello"), callback=wrong, **usual)
+
+    assert called_back(database, api) == {(str(job), str(webhook)), (str(unique), str(webhook))}
+    over_http = api.submit({**NOTE, "callback": str(webhook)}, "k")
+    assert over_http.json()["id"] == str(job)
+
+
+def called_back(database: Database, api: Api) -> set[tuple[str, str]]:
+    query = "select job_id, webhook_id from haulier.callbacks where tenant_id = (select id from haulier.tenants where slug = %s)"
+    with database.plumbing() as tx:
+        return {(str(job), str(webhook)) for job, webhook in tx.execute(query, (api.slug,))}
 
 
 def test_deliveries_are_paged_filtered_and_sent_again(api: Api, database: Database, worker: Worker):

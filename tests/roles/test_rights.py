@@ -118,6 +118,8 @@ FORBIDDEN: dict[str, list[str]] = {
         "select * from haulier.events",
         "select * from haulier.submitters",
         "select * from haulier.api_keys",
+        "select url from haulier.webhooks",
+        "select * from haulier.callbacks",
         "select * from orders.orders",
         "select haulier.complete(gen_random_uuid(), 1, gen_random_uuid(), null, null)",
     ],

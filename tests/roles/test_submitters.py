@@ -10,6 +10,7 @@ from psycopg.errors import InsufficientPrivilege
 
 import producers
 from ledger.jobs import Unique
+from ledger.webhooks import add as add_webhook
 from tests.console.running import haulier
 from tests.intake.commands import HANDLERS, Note
 from tests.roles.conftest import Two
@@ -59,12 +60,18 @@ def test_an_account_that_nobody_knows_is_granted_nothing(two: Two, tmp_path: Pat
 def test_python_submits_in_the_callers_own_transaction(two: Two):
     shop = two.account("test_shop", "haulier_producer")
     two.tx.execute("insert into haulier.submitters values (%s, 'test_shop')", (two.mine,))
+    webhooks = {
+        tenant: add_webhook(two.tx, tenant, "", "https://x.example", ["job.dead"], None, "s").id for tenant in (two.mine, two.other)
+    }
 
     with psycopg.connect(shop) as tx:
         first = producers.submit(tx, Note(text="a"), tenant="mine", key="k", handlers=HANDLERS)
         assert producers.submit(tx, Note(text="a"), tenant="mine", key="k", handlers=HANDLERS) == first
         held = producers.submit(tx, Note(text="b"), tenant="mine", unique=Unique("u"), handlers=HANDLERS)
         other = producers.submit(tx, Note(text="c"), tenant="mine", unique=Unique("u", on_conflict="replace"), handlers=HANDLERS)
+        called = producers.submit(tx, Note(text="d"), tenant="mine", callback=webhooks[two.mine], handlers=HANDLERS)
+        with pytest.raises(producers.InvalidSubmission, match="no webhook"):
+            producers.submit(tx, Note(text="d"), tenant="mine", callback=webhooks[two.other], handlers=HANDLERS)
         with pytest.raises(ValueError, match="no tenant 'other'"):
             producers.submit(tx, Note(text="a"), tenant="other", handlers=HANDLERS)
         tx.commit()
@@ -72,6 +79,7 @@ def test_python_submits_in_the_callers_own_transaction(two: Two):
 
     states = dict(two.tx.execute("select id, state::text from haulier.jobs where id = any(%s)", ([first, held, other],)).fetchall())
     assert states == {first: "queued", held: "cancelled", other: "queued"}
+    assert two.tx.execute("select job_id, webhook_id from haulier.callbacks").fetchall() == [(called, webhooks[two.mine])]
 
 
 def test_a_producer_writes_no_foreign_row_and_reads_no_payload(two: Two):
