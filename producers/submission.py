@@ -312,7 +312,7 @@ def submit(
     Returns the job's id; with a `key` that was used before for the same wish, the id of that job; with `unique`, the holder's where it
     says so. `tenant` is a slug, `callback` one of its webhooks. Raises InvalidSubmission, UnknownCommandError, KeyReusedError, HeldError (`unique` says "reject"), ValueError;
     nothing is written then. `handlers`: another table than the installed one. A relay finds the job within 250 ms of the commit, at once
-    after `wake`. A unique key stays locked until the commit, for everybody who asks for it.
+    after `wake`. A unique key stays locked until the commit, for everybody who asks for it; it takes a transaction at READ COMMITTED.
 
     The connection's account must be a member of `haulier_producer` and have been granted the tenant (`haulier tenants grant`); one that is not
     meets psycopg.errors.InsufficientPrivilege, or no such tenant.
@@ -341,6 +341,7 @@ def submit(
         raise refusal
     if unique is not None:
         with tx.transaction():
+            _check_isolation(tx)
             outcome = submit_unique(tx, [wish])
         if held := outcome.held.get(wish.id):
             if held.refused:
@@ -355,6 +356,15 @@ def submit(
     if found is None or found[1] != print_:
         raise KeyReusedError(key)
     return found[0]
+
+
+def _check_isolation(tx: psycopg.Connection[Any]) -> None:
+    row = tx.execute("show transaction_isolation").fetchone()
+    if row is not None and row[0] not in {"read committed", "read uncommitted"}:
+        raise ValueError(
+            f"unique takes a transaction at READ COMMITTED, this one is at {row[0].upper()}; nothing was submitted"
+            " (its snapshot may be older than the end of the job that holds the key)"
+        )
 
 
 def _as_asked(unique: Unique) -> dict[str, Any]:

@@ -288,6 +288,11 @@ def test_in_a_caller_s_transaction_it_is_the_same(api: Api, database: Database):
         with pytest.raises(producers.KeyReusedError):
             submit("replace", "i")
 
+    with psycopg.connect(database.url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        with pytest.raises(ValueError, match="at READ COMMITTED, this one is at REPEATABLE READ; nothing was submitted"):
+            producers.submit(connection, Note(text="hello"), tenant=api.slug, unique=Unique("k"), handlers=HANDLERS)
+
     over_http = api.submit({**NOTE, "unique": {"key": "k", "while": 60.0}}, key="i")
     assert over_http.json()["id"] == str(first)
     assert state(api, str(first)) == ("cancelled", "replaced")

@@ -102,6 +102,10 @@ def test_any_language_submits_in_its_own_transaction(books: Books):
     assert books.value("select priority from haulier.outbox") == 5
 
 
+def unique(wanted: str) -> str:
+    return f"""haulier.submit('test.run', '{{}}', '{{"tenant": "acme", "unique": {wanted}}}')"""
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -110,6 +114,17 @@ def test_any_language_submits_in_its_own_transaction(books: Books):
         ("haulier.submit('test.run', '{}')", "must name an existing tenant"),
         ("haulier.submit('test.run', '[]', '{\"tenant\": \"acme\"}')", "payload must be a JSON object, got array"),
         ("haulier.submit('test.run', '{}', '{\"tenant\": \"acme\", \"prio\": 1}')", "does not know the option 'prio'"),
+        (unique('"k"'), 'unique must be an object such as {"key": "cart-17"}, got string'),
+        (unique("{}"), "unique.key must be a string of 1 to 255 characters, got none"),
+        (unique('{"key": ""}'), "unique.key must be"),
+        (unique(f'{{"key": "{"k" * 256}"}}'), "unique.key must be"),
+        (unique('{"key": 7}'), "unique.key must be"),
+        (unique('{"key": "k", "hold": 1}'), "unique does not know 'hold'"),
+        (unique('{"key": "k", "while": 0}'), "unique.while must be .* got 0"),
+        (unique('{"key": "k", "while": 31622401}'), "unique.while must be"),
+        (unique('{"key": "k", "while": "queued"}'), "unique.while must be"),
+        (unique('{"key": "k", "while": null}'), "unique.while must be"),
+        (unique('{"key": "k", "on_conflict": "ignore"}'), "unique.on_conflict must be return, reject or replace, got ignore"),
     ],
 )
 def test_a_wrong_call_from_sql_says_what_was_expected(books: Books, call: str, says: str):

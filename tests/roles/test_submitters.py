@@ -50,6 +50,24 @@ def test_sql_submits_for_the_tenants_that_an_operator_granted(two: Two, tmp_path
     assert audit == [("tenant.grant", "test_shop", "console:test_console"), ("tenant.revoke", "test_shop", "console:test_console")]
 
 
+def test_sql_takes_a_unique_key_with_no_rights_but_to_submit(two: Two):
+    shop = two.account("test_shop")
+    two.tx.execute("insert into haulier.submitters values (%s, 'test_shop')", (two.mine,))
+    unique = SUBMIT.replace('"mine"', '"mine", "unique": {"key": "u", "on_conflict": "%s"}')
+    with psycopg.connect(shop) as tx:
+        first, same, other = (tx.execute(unique % way).fetchone() for way in ("return", "return", "replace"))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    claim = "select haulier.claim_unique_key(gen_random_uuid(), 1, 'test.run', '{\"key\": \"u\"}')"
+    cancel = "select haulier.replace_job(gen_random_uuid(), gen_random_uuid())"
+    denied = [refusal(shop, statement) for statement in (claim, cancel)]
+
+    assert first == same != other
+    found = "select who, data->>'replaced_by' from haulier.events where kind = 'cancelled' and job_id = %s"
+    assert first is not None
+    assert other is not None
+    assert two.tx.execute(found, first).fetchone() == ("test_shop", str(other[0]))
+    assert all("permission denied for function" in each for each in denied)
+
+
 def test_an_account_that_nobody_knows_is_granted_nothing(two: Two, tmp_path: Path):
     done = haulier("tenants", "grant", "mine", "--role", "no_such_role", cwd=tmp_path, HAULIER_DATABASE_URL=two.log_in("console"))
 
