@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from producers.client.drivers import AsyncClient, Client
+from producers.client.following import Event
 from producers.client.operations import Batch, ProblemError, UnreachableError
 
-__all__ = ["AsyncClient", "Batch", "Client", "ProblemError", "UnreachableError"]
+__all__ = ["AsyncClient", "Batch", "Client", "Event", "ProblemError", "UnreachableError"]

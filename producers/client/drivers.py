@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -13,7 +14,8 @@ from uuid import UUID
 import httpx2
 
 from pipelines.command import Command
-from producers.client import operations
+from producers.client import following, operations
+from producers.client.following import Event, Following, Read
 from producers.client.operations import Answer, Ask, Batch, Job, Lost, Pause, Reply, Steps
 
 T = TypeVar("T")
@@ -70,6 +72,20 @@ class Client:
         """The job once it has ended; with `until="family"`, once all that came of it has too. Raises TimeoutError."""
         return self._run(operations.wait(job_id, until, timeout, self._deadline))
 
+    def follow(self, job_id: UUID | str, *, until: Until = "job", after: str | None = None) -> Generator[Event, None, None]:
+        """A job's events from its first on, or from behind that with the id `after`, as they happen, until it has ended; with `until="family"`,
+        those of all that comes of it. Cut connections are taken up where they were cut. While it runs, `progress` comes too.
+        """
+        query = {"family": "true"} if until == "family" else {}
+        return self._stream(following.follow(f"/v1/jobs/{job_id}/events", query, after, self._deadline))
+
+    def events(self, *, after: str | None = None, **query: Any) -> Generator[Event, None, None]:
+        """The events of all of the tenant's jobs, from now on or from behind that with the id `after`, without an end. `query`: state, command.
+
+        After an hour or so away, what was missed is gone: ProblemError 410.
+        """
+        return self._stream(following.follow("/v1/events", query, after, self._deadline))
+
     def jobs(self, **query: Any) -> Iterator[Job]:
         """All that a filter lets through, the newest first, page by page."""
         cursor = None
@@ -116,6 +132,33 @@ class Client:
                     except httpx2.TransportError as error:
                         reply = _lost(error)
 
+    def _stream(self, steps: Following) -> Generator[Event, None, None]:
+        """Carry out a stream's steps and hand on what it tells. The connection is closed with the iterator."""
+        reply: Reply = None
+        pieces: Iterator[bytes] = iter(())
+        with contextlib.ExitStack() as connection:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                reply = None
+                try:
+                    match step:
+                        case Event():
+                            yield step
+                        case Pause():
+                            time.sleep(step.seconds)
+                        case Ask():
+                            connection.close()
+                            response = connection.enter_context(self._http.stream(**_request(step)))
+                            pieces = response.iter_bytes()
+                            reply = Answer(response.status_code, response.headers, b"" if response.is_success else response.read())
+                        case Read():
+                            reply = next(pieces, None)
+                except httpx2.TransportError as error:
+                    reply = _lost(error)
+
 
 class AsyncClient:
     """`Client` for an event loop: the same calls, awaited."""
@@ -137,6 +180,14 @@ class AsyncClient:
 
     async def wait(self, job_id: UUID | str, *, until: Until = "job", timeout: float = 300) -> Job:  # noqa: ASYNC109  (the server waits too)
         return await self._run(operations.wait(job_id, until, timeout, self._deadline))
+
+    def follow(self, job_id: UUID | str, *, until: Until = "job", after: str | None = None) -> AsyncGenerator[Event, None]:
+        """`async for`. Who leaves it early closes it: `async with contextlib.aclosing(client.follow(…)) as events`."""
+        query = {"family": "true"} if until == "family" else {}
+        return self._stream(following.follow(f"/v1/jobs/{job_id}/events", query, after, self._deadline))
+
+    def events(self, *, after: str | None = None, **query: Any) -> AsyncGenerator[Event, None]:
+        return self._stream(following.follow("/v1/events", query, after, self._deadline))
 
     async def jobs(self, **query: Any) -> AsyncIterator[Job]:
         cursor = None
@@ -182,3 +233,30 @@ class AsyncClient:
                         reply = _answer(await self._http.request(**_request(step)))
                     except httpx2.TransportError as error:
                         reply = _lost(error)
+
+    async def _stream(self, steps: Following) -> AsyncGenerator[Event, None]:
+        reply: Reply = None
+        pieces: AsyncIterator[bytes] | None = None
+        async with contextlib.AsyncExitStack() as connection:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                reply = None
+                try:
+                    match step:
+                        case Event():
+                            yield step
+                        case Pause():
+                            await asyncio.sleep(step.seconds)
+                        case Ask():
+                            await connection.aclose()
+                            response = await connection.enter_async_context(self._http.stream(**_request(step)))
+                            pieces = response.aiter_bytes()
+                            reply = Answer(response.status_code, response.headers, b"" if response.is_success else await response.aread())
+                        case Read():
+                            assert pieces is not None
+                            reply = await anext(pieces, None)
+                except httpx2.TransportError as error:
+                    reply = _lost(error)

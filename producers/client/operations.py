@@ -33,7 +33,7 @@ BATCH_SIZE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request. `repeatable`: it may be sent again although an earlier one may have been carried out."""
+    """A request. `repeatable`: it may be sent again although an earlier one may have been carried out. `stream`: its answer is read piece by piece."""
 
     method: str
     path: str
@@ -42,6 +42,7 @@ class Ask:
     body: bytes | None = None
     repeatable: bool = True
     timeout: float = PATIENCE
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Lost:
     reached: bool
 
 
-Reply = Answer | Lost | None
+#: What a step brings: a pause nothing, a piece of a stream its bytes.
+Reply = Answer | Lost | bytes | None
 Steps = Generator[Ask | Pause, Reply, T]
 
 
@@ -83,16 +85,16 @@ class UnreachableError(Exception):
     """No answer came until the deadline. A submission may have been accepted all the same: repeat it with its key."""
 
 
-def call(ask: Ask, deadline: float) -> Steps[Answer]:
-    """Ask until there is an answer, or `deadline` seconds are over. Raises ProblemError, UnreachableError."""
+def call(ask: Ask, deadline: float, *, least: float = 0) -> Steps[Answer]:
+    """Ask until there is an answer, or `deadline` seconds are over. `least`: seconds between two tries. Raises ProblemError, UnreachableError."""
     until = time.monotonic() + deadline
     tries = 0
     while True:
         reply = yield ask
-        assert reply is not None
+        assert isinstance(reply, Answer | Lost)
         if isinstance(reply, Answer) and reply.status < 400:
             return reply
-        pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(tries, 10)) * random.uniform(0.5, 1)
+        pause = max(least, min(LONGEST_PAUSE, 0.1 * 2 ** min(tries, 10)) * random.uniform(0.5, 1))
         if isinstance(reply, Lost):
             failed: Exception = UnreachableError(f"{ask.method} {ask.path}: {reply.error or type(reply.error).__name__}")
             again = ask.repeatable or not reply.reached

@@ -1,10 +1,11 @@
-"""A TCP proxy in front of Postgres that can refuse, freeze, and lose the very answer that a client waits for."""
+"""A TCP proxy in front of a server that can refuse, freeze, and lose the very answer that a client waits for."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -20,6 +21,7 @@ class Proxy:
         self._freezing: bytes | None = None
         self._refuse_after_loss = False
         self._marker: tuple[bytes, bool] | None = None
+        self._tear: Callable[[], int] | None = None
         #: How many answers, or statements, were lost.
         self.losses = 0
         credentials = parts.netloc.rpartition("@")[0]
@@ -44,6 +46,15 @@ class Proxy:
         self._marker = (marker, answer)
         self._refuse_after_loss = then_refuse
 
+    def tear(self, after: Callable[[], int]) -> None:
+        """Each connection from now on ends when it has answered so many bytes, wherever that is."""
+        self._tear = after
+
+    def lead_to(self, url: str) -> None:
+        """New connections go there."""
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 5432)
+
     def cut(self) -> None:
         pairs, self._pairs = self._pairs, []
         for pair in pairs:
@@ -61,7 +72,11 @@ class Proxy:
                 if self._refusing:
                     near.close()
                     continue
-                pair = (near, socket.create_connection(self._target))
+                try:
+                    pair = (near, socket.create_connection(self._target))
+                except OSError:  # as it is: nobody listens there
+                    near.close()
+                    continue
                 self._pairs.append(pair)
                 losing = threading.Event()
                 threading.Thread(target=self._ask, args=(*pair, losing), daemon=True).start()
@@ -85,13 +100,17 @@ class Proxy:
         end((near, far))
 
     def _answer(self, near: socket.socket, far: socket.socket, losing: threading.Event) -> None:
+        left = self._tear() if self._tear else None
         with contextlib.suppress(OSError):
             while data := far.recv(1 << 20):
                 self._flowing.wait()
                 if losing.is_set():
                     self._refusing = self._refuse_after_loss
                     break
-                near.sendall(data)
+                near.sendall(data[:left])
+                if left is not None and (left := left - len(data)) <= 0:
+                    self.losses += 1
+                    break
         end((near, far))
         if self._refusing:
             self.cut()
