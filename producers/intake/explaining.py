@@ -71,7 +71,7 @@ EXPLANATIONS = {
         "the answer is application/json, and nothing else",
     ),
     "request-timeout": Explanation(
-        "The body was not complete in time. Nothing was accepted.",
+        "The request was not complete in time. Nothing was accepted.",
         "Send it again, faster or in smaller pieces.",
         "the body did not arrive within 15 s",
     ),

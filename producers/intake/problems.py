@@ -45,7 +45,7 @@ KINDS = {
     "not-found": Kind(404, "There is no such thing here"),
     "method-not-allowed": Kind(405, "This method is not known here"),
     "not-acceptable": Kind(406, "There is no such representation"),
-    "request-timeout": Kind(408, "The body did not arrive in time"),
+    "request-timeout": Kind(408, "The request did not arrive in time"),
     "key-in-flight": Kind(409, "The same Idempotency-Key is still being accepted"),
     "unique-held": Kind(409, "Another job holds the unique key"),
     "wrong-state": Kind(409, "The state does not allow it"),

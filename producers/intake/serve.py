@@ -18,6 +18,7 @@ from ledger.roles import Role
 from pipelines.command import Handler
 from pipelines.load import describe, load
 from producers.intake.app import create_app
+from producers.intake.connection import PATIENCE, Connection
 from producers.intake.parts import Parts
 
 log = structlog.get_logger()
@@ -87,7 +88,7 @@ def make_server(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -95,7 +96,7 @@ def make_server(
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
-        timeout_keep_alive=30,
+        timeout_keep_alive=PATIENCE,
         timeout_graceful_shutdown=int(settings.drain),
     )
     return IntakeServer(config, app.state.parts, ready)
