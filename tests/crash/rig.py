@@ -206,10 +206,10 @@ class Rig:
     def start_all(self) -> dict[str, Part]:
         return {role: self.start(role) for role in ("intake", "relay", "work", "upkeep")}
 
-    def wait_for_crew(self, units: int = 1) -> None:
-        """Until so many worker processes and a relay have made themselves known."""
-        sql = "select count(*) from haulier.workers where kind = 'worker' and stopped_at is null and seen_at > now() - interval '1 second'"
-        eventually(lambda: self.value(sql) >= units, 20, self.logs)
+    def wait_for_crew(self, units: int, heartbeat: float) -> None:
+        """Until so many worker processes, which beat every so many seconds, have made themselves known."""
+        sql = "select count(*) from haulier.workers where kind = 'worker' and stopped_at is null and seen_at > now() - make_interval(secs => %s)"
+        eventually(lambda: self.value(sql, 2 * heartbeat) >= units, 20, self.logs)
 
     # Jobs.
 

@@ -24,7 +24,7 @@ def test_a_killed_workers_jobs_run_again_within_15_s_at_default_settings(rig: Ri
     jobs = [rig.write_waiting() for _ in range(4)]
     let_through_next(rig, jobs)
     rig.start("work", **DEFAULTS)
-    rig.wait_for_crew(units=2)
+    rig.wait_for_crew(units=2, heartbeat=DEFAULTS["heartbeat"])
 
     at = rig.value("select clock_timestamp()")
     if victim == "the worker alone":
