@@ -21,6 +21,7 @@ from sqlalchemy import Connection, text
 from config.settings import Settings
 from pipelines.command import Command, CommandError, Rejected, Retry, Snooze, handles
 from pipelines.run import Run
+from pipelines.webhooks import metrics
 from pipelines.webhooks.address import Rules, UnsafeAddressError, read_url
 from pipelines.webhooks.give_up import GiveUpWebhook
 from pipelines.webhooks.lanes import Lanes
@@ -179,10 +180,19 @@ def _send(delivery_id: UUID, sending: Sending, run: Run) -> tuple[Answer, float]
     finally:
         seconds = round(time.monotonic() - started, 3)
         lanes().leave(sending.webhook_id, well=well, seconds=seconds, retry_after=later)
+    metrics.DELIVERIES.labels(_outcome(answer, well=well)).inc()
     run.log(said, status=answer.status if answer else None, seconds=seconds)
     if answer is None or not well:
         raise NotDelivered(said, later)
     return answer, seconds
+
+
+def _outcome(answer: Answer | None, *, well: bool) -> str:
+    if answer is None:
+        return "unreachable"
+    if answer.status == GONE:
+        return "gone"
+    return "delivered" if well else "refused"
 
 
 def _settle(db: Connection, delivery_id: UUID, sending: Sending, answer: Answer, run: Run) -> None:

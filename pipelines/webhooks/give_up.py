@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from pipelines.command import Command, Rejected, handles
 from pipelines.run import Run
+from pipelines.webhooks import metrics
 
 
 class GiveUpWebhook(Command):
@@ -50,4 +51,5 @@ def give_up_webhook(command: GiveUpWebhook, run: Run) -> GaveUp | Rejected:
         if not db.execute(READ, {"id": command.delivery_id, "root": run.root_id}).scalar():
             return Rejected("there is no such delivery, or it has not died of this", code="unknown_delivery")
         disabled = db.execute(DISABLE, {"id": command.delivery_id, "reason": REASON, "who": f"job:{run.job_id}"})
+        metrics.DELIVERIES.labels("given_up").inc()
         return GaveUp(disabled=disabled.rowcount == 1)

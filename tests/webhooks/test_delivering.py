@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 from standardwebhooks import Webhook as Oracle
 from standardwebhooks import WebhookVerificationError
 
@@ -34,6 +35,12 @@ def state(office: Office, webhook: Webhook, number: int = -1) -> tuple[str, str 
 def log_of(office: Office, webhook: Webhook) -> list[tuple[str, Any]]:
     """Outcome and status of each try at its last delivery."""
     return [(attempt["outcome"], attempt["log"][-1]["status"]) for attempt in office.told(webhook)[-1].attempts]
+
+
+def counted() -> dict[str, float]:
+    """Tries at deliveries since the process began, by outcome."""
+    outcomes = ("delivered", "gone", "refused", "unreachable", "given_up")
+    return {each: REGISTRY.get_sample_value("haulier_webhook_deliveries_total", {"outcome": each}) or 0 for each in outcomes}
 
 
 def verified(received: Received, *secrets: str) -> Any:
@@ -111,6 +118,19 @@ def test_all_but_a_2xx_is_a_failure(office: Office, receiver: Receiver, answer: 
 
     assert log_of(office, webhook) == [("failed", status)]
     assert [received.path for received in receiver.received] == ["/hook"]
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [(204, "delivered"), (410, "gone"), (500, "refused"), ("close", "unreachable")])
+def test_each_try_is_counted_by_what_came_of_it(office: Office, receiver: Receiver, answer: Any, outcome: str):
+    receiver.answer = lambda path, times: answer
+    office.webhook(f"{receiver.url}/hook")
+    office.run()
+    office.dispatch()
+    before = counted()
+
+    office.carry_out()
+
+    assert counted() == before | {outcome: before[outcome] + 1}
 
 
 def test_the_schedule_is_the_standard_s():
@@ -204,6 +224,7 @@ def test_a_webhook_that_nothing_could_be_delivered_to_is_disabled(office: Office
     webhook = office.webhook(f"{receiver.url}/hook")
     office.run()
     office.dispatch()
+    before = counted()
 
     use_up(office)
 
@@ -211,6 +232,7 @@ def test_a_webhook_that_nothing_could_be_delivered_to_is_disabled(office: Office
     assert log_of(office, webhook) == [("failed", 500)] * 9 + [("died", 500)]
     assert office.find(webhook).enabled
     assert office.carry_out() == 1  # what follows from its death
+    assert counted() == before | {"refused": before["refused"] + 10, "given_up": before["given_up"] + 1}
     found = office.find(webhook)
     assert not found.enabled
     assert found.disabled_reason is not None
