@@ -30,7 +30,7 @@ from config.signals import on_stop
 from console.client import DEV_DIRECTORY
 from console.dev.directory import DevDirectory
 from console.dev.first_keys import TENANT, first_keys
-from console.dev.surroundings import surroundings
+from console.dev.surroundings import receivers, surroundings
 from console.failing import FailedError
 from console.migrating import create_everything
 from console.printing import print_facts
@@ -146,7 +146,7 @@ class Supervisor(Runner):
         order = json.dumps({**inherited, "threads": post.slots.threads, "supervisor": os.getpid()})
         post.process = subprocess.Popen(
             [sys.executable, "-m", CHILD, str(self._directory.path), order],
-            env={**os.environ, "HAULIER_DATABASE_URL": self._settings.need_database()},
+            env={**os.environ, **receivers(self._settings), "HAULIER_DATABASE_URL": self._settings.need_database()},
             pass_fds=list(inherited.values()),
             start_new_session=True,  # Ctrl-C is for the supervisor, which stops it in order
         )

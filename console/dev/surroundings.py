@@ -1,4 +1,4 @@
-"""What the shipped commands find around them in `haulier dev`, unless it is configured: a stocked shop, a payment gateway and a carrier."""
+"""What is around in `haulier dev`, unless it is configured: a stocked shop, a payment gateway and a carrier, and receivers of webhooks on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from sqlalchemy import create_engine
 from sqlalchemy.dialects.postgresql import insert
 
+from config.settings import Settings
 from console.demo import carrier, gateway
 from console.demo.serving import running
 from ledger.connection import sqlalchemy_url
@@ -32,6 +33,12 @@ def surroundings(database_url: str, tenant: str) -> Generator[dict[str, str]]:
         if configured.carrier_url is None:
             found["carrier"] = os.environ["HAULIER_CARRIER_URL"] = stack.enter_context(running(carrier.create_app()))
         yield found
+
+
+def receivers(settings: Settings) -> dict[str, str]:
+    """For the child's environment: webhooks may be tried with a receiver on this machine, without TLS. What is configured holds instead."""
+    allowed = {"webhook_networks": "127.0.0.0/8,::1/128", "webhook_http": "true"}
+    return {f"HAULIER_{name.upper()}": value for name, value in allowed.items() if name not in settings.model_fields_set}
 
 
 def _stock(database_url: str, tenant: str) -> None:

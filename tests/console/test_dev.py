@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 
+from config.settings import Settings
+from console.dev.surroundings import receivers
 from pipelines.orders.place import PlaceOrder
 from tests.console.running import Dev, running_dev
 from tests.crash.rig import eventually
+from tests.webhooks.receiver import receiving
 
 SIX_BY_THREE = '{"dividend": 6, "divisor": 3}'
 
@@ -127,6 +132,41 @@ def test_rabbitmq_carries_the_messages_where_it_is_configured(rabbitmq_url: str)
 
     found = {each["name"]: each["ok"] for each in json.loads(checked.stdout)["checks"]}
     assert found == {"database": True, "account": False, "broker": True}  # dev's own is a superuser's, which is for dev alone
+
+
+def add_webhook(dev: Dev, url: str) -> httpx2.Response:
+    headers = {"authorization": f"Bearer {dev.announced['keys']['admin']}"}
+    wish = {"url": url, "events": ["job.succeeded"]}
+    return httpx2.post(f"{dev.announced['url']}/v1/webhooks", json=wish, headers=headers, trust_env=False, timeout=30)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_receiver_of_webhooks_may_be_on_this_machine(dev: Dev, host: str):
+    with receiving() as receiver:
+        made = add_webhook(dev, f"http://{host}:{receiver.port}/hook")
+        dev.submit("test.divide", {"dividend": 6, "divisor": 3})
+
+        eventually(lambda: receiver.at("/hook"), 30, dev.log)
+
+    assert made.status_code == 201
+
+
+def test_where_receivers_may_be_is_as_configured_if_it_is():
+    with running_dev(HAULIER_WEBHOOK_NETWORKS="", HAULIER_WEBHOOK_HTTP="false") as dev:
+        refused = [add_webhook(dev, url) for url in ("https://127.0.0.1/hook", "http://hooks.example.com/hook")]
+
+    assert [answer.status_code for answer in refused] == [422, 422]
+
+
+def test_only_dev_sets_what_it_allows_and_only_for_its_child(monkeypatch: pytest.MonkeyPatch):
+    for name in ("HAULIER_WEBHOOK_NETWORKS", "HAULIER_WEBHOOK_HTTP"):
+        monkeypatch.delenv(name, raising=False)
+
+    allowed = receivers(Settings())  # pyright: ignore[reportCallIssue]
+
+    assert allowed.keys() == {"HAULIER_WEBHOOK_NETWORKS", "HAULIER_WEBHOOK_HTTP"}
+    assert not allowed.keys() & os.environ.keys()
+    assert (Settings().webhook_networks, Settings().webhook_http) == ("", False)  # pyright: ignore[reportCallIssue]
 
 
 def test_the_shipped_commands_work_as_their_examples_say():
