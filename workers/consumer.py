@@ -41,6 +41,7 @@ class RabbitmqConsumer(ReadingConsumer):
         self._subscription: Subscription | None = None
         self._failures = 0
         self._next_try = 0.0
+        self._closed = False
 
     def wake(self) -> None:
         subscription = self._subscription
@@ -56,7 +57,7 @@ class RabbitmqConsumer(ReadingConsumer):
         deadline = time.monotonic() + self._timeout
         try:
             subscription = self._subscription or self._connect()
-            while subscription is not None and (left := deadline - time.monotonic()) > 0:
+            while subscription is not None and not self._closed and (left := deadline - time.monotonic()) > 0:
                 if handover := self._take(subscription):
                     return handover
                 with subscription.in_use:
@@ -68,6 +69,7 @@ class RabbitmqConsumer(ReadingConsumer):
 
     def close(self) -> None:
         """What is not settled goes back. Called by the thread that stops the worker, which does not wait for this one to end."""
+        self._closed = True
         self.return_all_paused()
         subscription = self._subscription
         if subscription is None:
@@ -109,7 +111,9 @@ class RabbitmqConsumer(ReadingConsumer):
         self._recover(subscription)
 
     def _connect(self) -> Subscription | None:
-        """None if it is not time yet to try again."""
+        """None if it is not time yet to try again, or never will be."""
+        if self._closed:
+            return None
         rest = self._next_try - time.monotonic()
         if rest > 0:
             time.sleep(min(rest, self._timeout))

@@ -15,7 +15,7 @@ from config.transport.rabbitmq import RabbitmqTransport
 from console.servers.rabbitmq import RabbitmqNode
 from tests.transport.proxy import Proxy
 from tests.transport.waiting import eventually, never
-from tests.transport.way import Hold, Note, RabbitmqWay
+from tests.transport.way import Hold, Note, RabbitmqWay, ignore
 from workers import subscription
 from workers.capacity import FULL
 from workers.dead_letters import drain_dead_letters
@@ -219,7 +219,7 @@ def test_a_broker_that_is_killed_loses_no_confirmed_message_and_everybody_comes_
     note = Note()
     broker = way.broker(note, 2, lambda *_: None, None)
     consumer = broker.consume(way.queue, timeout=100)
-    assert next(consumer) is None
+    assert [next(consumer) for _ in range(3)] == [None, None, None]
     assert broker.problem == "RabbitMQ is not connected"
     assert unconfirmed.reason
     node.start()
@@ -272,3 +272,18 @@ def test_after_a_wipe_the_reset_is_told_and_work_goes_on(node: RabbitmqNode) -> 
     assert topology.check(connection.channel(), ["orders"]) == []
     connection.close()
     transport.close()
+
+
+def test_a_consumer_that_was_closed_while_its_thread_waited_lets_go_at_once_and_stays_closed(rabbitmq_way: RabbitmqWay) -> None:
+    broker = rabbitmq_way.broker(lambda _: None, 4, ignore, None)
+    consumer = broker.consume(rabbitmq_way.queue, prefetch=4, timeout=3_000)
+    thread = threading.Thread(target=next, args=(consumer,))
+    thread.start()
+    eventually(lambda: rabbitmq_way.consumers() == 1)
+
+    consumer.close()
+
+    thread.join(1)
+    assert not thread.is_alive()
+    assert [next(consumer) for _ in range(3)] == [None, None, None]
+    assert rabbitmq_way.consumers() == 0

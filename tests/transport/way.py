@@ -84,6 +84,9 @@ class RabbitmqWay(Way):
     def depth(self) -> int | None:
         return self.channel.queue_declare(topology.wire_name(self.queue), passive=True).method.message_count
 
+    def consumers(self) -> int:
+        return self.channel.queue_declare(topology.wire_name(self.queue), passive=True).method.consumer_count
+
     def put(self, body: bytes) -> None:
         self.channel.basic_publish("", topology.wire_name(self.queue), body)
 
