@@ -48,7 +48,8 @@ def _lost(error: httpx2.TransportError) -> Lost:
 class Client:
     """Talks to one intake with one key (or watch token). Every call may raise ProblemError, UnreachableError.
 
-    `deadline`: seconds that a call may go on trying. Safe to share between threads.
+    `deadline`: seconds within which a call may try again. It comes back when the intake said, and gives up at once where that is later. One try may
+    take 30 s. Safe to share between threads.
     """
 
     def __init__(self, url: str, key: str, *, deadline: float = 60) -> None:

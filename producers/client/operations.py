@@ -71,11 +71,12 @@ Steps = Generator[Ask | Pause, Reply, T]
 
 
 class ProblemError(Exception):
-    """The intake's answer is an error. `problem` is its document (RFC 9457), {} if it sent none."""
+    """The intake's answer is an error. `problem` is its document (RFC 9457), {} if it sent none; `retry_after`: seconds, if it said so."""
 
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after: float | None = None) -> None:
         self.status = status
         self.problem = problem
+        self.retry_after = retry_after
         self.kind: str = str(problem.get("type", "")).rpartition("/")[2]
         errors = "; ".join(f"{each['pointer']}: {each['detail']}" for each in problem.get("errors", ()))
         super().__init__(f"{status} {self.kind}: {errors or problem.get('detail', 'no problem document came with it')}")
@@ -86,7 +87,10 @@ class UnreachableError(Exception):
 
 
 def call(ask: Ask, deadline: float, *, least: float = 0) -> Steps[Answer]:
-    """Ask until there is an answer, or `deadline` seconds are over. `least`: seconds between two tries. Raises ProblemError, UnreachableError."""
+    """Ask until there is an answer, or no other try is due within `deadline` seconds. `least`: seconds between two tries.
+
+    Raises the last try's error: ProblemError, UnreachableError.
+    """
     until = time.monotonic() + deadline
     tries = 0
     while True:
@@ -99,12 +103,11 @@ def call(ask: Ask, deadline: float, *, least: float = 0) -> Steps[Answer]:
             failed: Exception = UnreachableError(f"{ask.method} {ask.path}: {reply.error or type(reply.error).__name__}")
             again = ask.repeatable or not reply.reached
         else:
-            failed = problem = ProblemError(reply.status, _read_problem(reply))
+            failed = problem = ProblemError(reply.status, _read_problem(reply), _read_seconds(reply))
             again = reply.status in AGAIN or problem.kind == "key-in-flight"
             again = again and (ask.repeatable or problem.kind in {"unavailable", "rate-limited", "too-many-waiting"})
-            asked = reply.headers.get("retry-after", "")
-            if asked.isdigit():
-                pause = min(LONGEST_PAUSE, float(asked)) + random.uniform(0, 0.1)
+            if problem.retry_after is not None:
+                pause = problem.retry_after + random.uniform(0, 0.1)
         if not again or time.monotonic() + pause > until:
             raise failed
         yield Pause(pause)
@@ -117,6 +120,11 @@ def _read_problem(answer: Answer) -> dict[str, Any]:
     except ValueError:
         return {}
     return cast("dict[str, Any]", problem) if isinstance(problem, dict) else {}
+
+
+def _read_seconds(answer: Answer) -> float | None:
+    told = answer.headers.get("retry-after", "")
+    return float(told) if told.isdecimal() else None
 
 
 def read(path: str, deadline: float, **query: Any) -> Steps[Any]:

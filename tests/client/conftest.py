@@ -17,15 +17,15 @@ __all__ = ["api", "database", "intake", "worker"]
 Call = Callable[..., Any]
 
 
-def with_client(url: str, key: str, name: str, *arguments: Any, **named: Any) -> Any:
-    with Client(url, key, deadline=10) as client:
+def with_client(url: str, key: str, deadline: float, name: str, *arguments: Any, **named: Any) -> Any:
+    with Client(url, key, deadline=deadline) as client:
         found = getattr(client, name)(*arguments, **named)
         return list(found) if name == "jobs" else found
 
 
-def with_async_client(url: str, key: str, name: str, *arguments: Any, **named: Any) -> Any:
+def with_async_client(url: str, key: str, deadline: float, name: str, *arguments: Any, **named: Any) -> Any:
     async def run() -> Any:
-        async with AsyncClient(url, key, deadline=10) as client:
+        async with AsyncClient(url, key, deadline=deadline) as client:
             found = getattr(client, name)(*arguments, **named)
             return [job async for job in found] if name == "jobs" else await found
 
@@ -36,8 +36,16 @@ def with_async_client(url: str, key: str, name: str, *arguments: Any, **named: A
 def call(request: pytest.FixtureRequest, api: Api) -> Call:
     """`call("submit", …)`, with the submitter's key, or that of `role`; `url` and `key` stand in for the intake's own."""
 
-    def run(name: str, *arguments: Any, role: str = "submitter", url: str | None = None, key: str | None = None, **named: Any) -> Any:
-        return request.param(url or api.url, key or api.keys[role], name, *arguments, **named)
+    def run(
+        name: str,
+        *arguments: Any,
+        role: str = "submitter",
+        url: str | None = None,
+        key: str | None = None,
+        deadline: float = 10,
+        **named: Any,
+    ) -> Any:
+        return request.param(url or api.url, key or api.keys[role], deadline, name, *arguments, **named)
 
     return run
 
