@@ -41,8 +41,16 @@ class Client(client.Client):
     def get(self, path: str, **query: Any) -> Any:
         return self._run(operations.read(path, TRYING, **query))
 
-    def post(self, path: str, body: Any = None) -> Any:
-        return self._run(operations.write(path, {} if body is None else body, TRYING))
+    def post(self, path: str, body: Any = None, **query: Any) -> Any:
+        return self.send("POST", path, {} if body is None else body, **query)
+
+    def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, **query: Any) -> Any:
+        """A change; the answer as JSON, None where it has no body."""
+        asked = {name: value for name, value in query.items() if value is not None}
+        own = {"content-type": "application/json", **(headers or {})}
+        ask = Ask(method, path, asked, own, None if body is None else orjson.dumps(body), repeatable=False)
+        answer = self._run(operations.call(ask, TRYING))
+        return orjson.loads(answer.body) if answer.body else None
 
     def validate(self, command: str, payload: Mapping[str, Any], **fields: Any) -> Any:
         """What would be submitted; nothing is stored."""

@@ -18,6 +18,7 @@ jobs = typer.Typer(help="Jobs: list, show, cancel, watch.", no_args_is_help=True
 
 JobId = Annotated[UUID, typer.Argument(help="the job's id")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="at most so many")]
+TenantSlug = Annotated[str | None, typer.Option("--tenant", help="of a platform key: a tenant's slug")]
 Cursor = Annotated[str | None, typer.Option(help="go on from where a list ended")]
 
 

@@ -26,6 +26,8 @@ COMMANDS = {
     "submit": "console.submitting:submit",
     "jobs": "console.jobs:jobs",
     "dead": "console.dead:dead",
+    "webhooks": "console.webhooks:webhooks",
+    "limits": "console.limits:limits",
     "keys": "console.access:keys",
     "tenants": "console.access:tenants",
     "tokens": "console.tokens:tokens",
