@@ -1,4 +1,4 @@
-"""`POST /v1/jobs`: check, submit, 202. A plain Starlette route: FastAPI's machinery would cost more than all the rest."""
+"""`POST /v1/jobs`: check, submit, 202. Called past FastAPI (`express.py`), whose machinery would cost more than all the rest."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from config import changes
 from config.changes import Changes, Hints
@@ -44,6 +45,7 @@ from producers.intake.background import Background
 from producers.intake.contract import Contract
 from producers.intake.cors import Cors
 from producers.intake.document import as_text, describe
+from producers.intake.express import Express
 from producers.intake.gate import Gate
 from producers.intake.hub import Hub
 from producers.intake.limiting import COUNT_EVERY, LOOK_EVERY, Limiter
@@ -60,18 +62,18 @@ def create_app(
     *,
     transport_problem: Callable[[], str | None] | None = None,
     bus: Changes | None = None,
-) -> FastAPI:
-    """The ASGI app. `transport_problem` says what is wrong with the broker, which an intake shows and does not need.
+) -> tuple[ASGIApp, Parts]:
+    """The ASGI app, and what it works with. `transport_problem` says what is wrong with the broker, which an intake shows and does not need.
 
     `bus` is the changes bus that this process has already; without one, the settings say.
     """
     app, contract = route(handlers)
     problems.handle(app)
-    app.add_middleware(Gate, contract=contract)
-    app.state.parts = _assemble(settings, database, handlers, contract, transport_problem, bus or changes.connect(settings.redis_url))
-    if settings.cors_origins:
-        app.add_middleware(Cors, origins=settings.cors_origins)
-    return app
+    parts = app.state.parts = _assemble(
+        settings, database, handlers, contract, transport_problem, bus or changes.connect(settings.redis_url)
+    )
+    whole = Gate(Express(app, "/v1/jobs", accept_job), contract)
+    return (Cors(whole, settings.cors_origins) if settings.cors_origins else whole), parts
 
 
 def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
@@ -88,9 +90,8 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
     for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, limit_routes, auditing, watching, webhooks):
         app.include_router(module.router)
     contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batching.document()}))
-    app.router.routes.insert(0, Route("/v1/jobs", accept_job, methods=["POST"]))
-    app.router.routes.insert(1, Route("/v1/jobs/batch", batching.accept_batch, methods=["POST"]))
-    app.router.routes.insert(2, Route("/v1/jobs/batch", batching.AnotherMethod))
+    app.router.routes.insert(0, Route("/v1/jobs/batch", batching.accept_batch, methods=["POST"]))
+    app.router.routes.insert(1, Route("/v1/jobs/batch", batching.AnotherMethod))
     app.router.routes.extend(pages.routes)
     app.openapi = lambda: contract.document
     return app, contract

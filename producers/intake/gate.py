@@ -20,7 +20,7 @@ MAX_HEADERS = 16 << 10
 
 
 class Gate:
-    """ASGI middleware around the whole app."""
+    """ASGI, around the whole app."""
 
     def __init__(self, app: ASGIApp, contract: Contract) -> None:
         self._app = app

@@ -132,7 +132,14 @@ def absent_job(job_id: UUID, retention_days: int | None) -> Problem:
 
 
 def as_problem(error: Exception, request: Request) -> Problem:
-    """What a client is told of an error."""
+    """What a client is told of an error. A denial is logged and counted."""
+    problem = _as_problem(error, request)
+    if problem.status in {401, 403}:
+        _note_denial(request, problem)
+    return problem
+
+
+def _as_problem(error: Exception, request: Request) -> Problem:
     match error:
         case Problem():
             return error
@@ -194,10 +201,7 @@ def handle(app: FastAPI) -> None:
     """Answer every error of this app with a problem document."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        problem = as_problem(error, request)
-        if problem.status in {401, 403}:
-            _note_denial(request, problem)
-        return problem.response(request.url.path)
+        return as_problem(error, request).response(request.url.path)
 
     for kind in (
         Problem,

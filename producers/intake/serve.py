@@ -82,7 +82,7 @@ def make_server(
     bus: Changes | None = None,
 ) -> IntakeServer:
     """A server to `run()`, in the main thread (it then minds SIGTERM) or in another (then `stop()` it)."""
-    app = create_app(settings, database, handlers, transport_problem=transport_problem, bus=bus)
+    app, parts = create_app(settings, database, handlers, transport_problem=transport_problem, bus=bus)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -99,7 +99,7 @@ def make_server(
         timeout_keep_alive=PATIENCE,
         timeout_graceful_shutdown=int(settings.drain),
     )
-    return IntakeServer(config, app.state.parts, ready)
+    return IntakeServer(config, parts, ready)
 
 
 def serve(

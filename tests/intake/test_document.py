@@ -51,7 +51,7 @@ def test_no_route_is_outside_the_document_and_none_is_in_it_that_is_not_there(ap
         for context in iter_route_contexts(app.routes)
         if isinstance(context.original_route, Route)
         for method in set(context.methods or ()) - {"HEAD"}
-    }
+    } | {("post", "/v1/jobs")}  # it goes past the routes (producers/intake/express.py)
 
     assert {(method, path) for method, path in there if path not in PAGES} == {each[:2] for each in operations(contract.document)}
 
