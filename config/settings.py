@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     max_job_bytes: int = Field(1 << 20, ge=1024, description="of one job's request body")
     max_batch_bytes: int = Field(32 << 20, ge=1024, description="of a batch's request body")
     max_result_bytes: int = Field(1 << 20, ge=64, description="of one job's result, where its command does not say otherwise")
+    result_ttl: float | None = Field(
+        None,
+        gt=0,
+        description="for how long a result is kept after its job's end, where the command does not say otherwise; as long as the job",
+    )
     max_depth: int = Field(32, ge=2, description="nesting of a request body")
     request_deadline: float = Field(15, gt=0, description="after this the intake answers 503")
     look_again: float = Field(1, gt=0, description="how often an intake looks at what is waited for when nobody told it of a change")

@@ -95,14 +95,14 @@ OPEN = "select haulier.open_archive(%s)"
 DROP = "select haulier.drop_archive(%s)"
 
 
-# By id, a step at a time: no index holds what a command's results' time is, and most commands have none.
+# By id, a step at a time: no index holds when a result's time is over.
 FORGET_RESULTS = """
 with looked as materialized (
     select id, command, finished_at, result is not null and state = 'succeeded' as has_one from haulier.{table}
      where %(after)s::uuid is null or id > %(after)s order by id limit %(limit)s),
 old as materialized (
-    select l.id from looked l join unnest(%(commands)s::text[], %(ages)s::float8[]) as c(command, age) on c.command = l.command
-     where l.has_one and l.finished_at < now() - make_interval(secs => c.age)),
+    select l.id from looked l left join unnest(%(commands)s::text[], %(ages)s::float8[]) as c(command, age) on c.command = l.command
+     where l.has_one and l.finished_at < now() - make_interval(secs => coalesce(c.age, %(default)s))),
 gone as (
     update haulier.{table} set result = null where id = any(array(select id from old)) returning id)
 select (select max(id::text)::uuid from looked), (select count(*) from gone)
@@ -110,14 +110,14 @@ select (select max(id::text)::uuid from looked), (select count(*) from gone)
 
 
 def forget_results(
-    tx: Tx, table: LiteralString, ages: Mapping[str, float], after: UUID | None, limit: int = 500
+    tx: Tx, table: LiteralString, ages: Mapping[str, float], default: float | None, after: UUID | None, limit: int = 500
 ) -> tuple[UUID | None, int]:
-    """Take the results away whose time is over (`ages`: seconds by command), among the next `limit` jobs of `table` (jobs, archive)
-    after the id `after`. Returns where to go on (None: start again), and how many are gone.
+    """Take the results away whose time is over (`ages`: seconds by command, `default`: of the others, None for ever), among the next
+    `limit` jobs of `table` (jobs, archive) after the id `after`. Returns where to go on (None: start again), and how many are gone.
     """
     row = tx.execute(
         sql.SQL(FORGET_RESULTS).format(table=sql.Identifier(table)),
-        {"after": after, "limit": limit, "commands": list(ages), "ages": list(ages.values())},
+        {"after": after, "limit": limit, "commands": list(ages), "ages": list(ages.values()), "default": default},
     ).fetchone()
     assert row is not None
     return row[0], row[1]

@@ -160,7 +160,7 @@ def handles(
     are told to whoever submits it, and enforce nothing.
     `result_limit` is the most bytes that a result may have as JSON (by default what the settings say): a longer one is the handler's mistake,
     which no further attempt mends, and the job is `dead` with code `result_too_large`. `result_ttl`: seconds after its end for which a result
-    is kept, unless the job goes first.
+    is kept, unless the job goes first (by default what the settings say).
     """
 
     def wrap(function: Callable[[C, Run], Any]) -> Handler:

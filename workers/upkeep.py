@@ -27,6 +27,7 @@ from ledger.connection import Database
 from ledger.outbox import Changed
 from ledger.workers import Lapsed
 from pipelines.command import Handler
+from pipelines.results import ResultTimes
 from workers import recovery, webhooks
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ class Upkeep:
         self._connected_since: float | None = None
         self._swept_to: UUID | None = None
         self._sweep_at = 0.0
-        self._result_ages = {name: handler.result_ttl for name, handler in handlers.items() if handler.result_ttl is not None}
+        self._results = ResultTimes(handlers, settings.result_ttl)
         self._results_seen_to: dict[LiteralString, UUID | None] = {"jobs": None, "archive": None}
         self._day_seen: object = None
 
@@ -145,11 +146,11 @@ class Upkeep:
         workers.forget_old(tx)
 
     def _forget_results(self, tx: Connection[Any]) -> None:
-        """One step through the live tables, one through the archive; nothing where no command's results have a time of their own."""
-        if not self._result_ages:
+        """One step through the live tables, one through the archive; nothing where results stay as long as their jobs."""
+        if self._results.are_endless:
             return
         for table, after in self._results_seen_to.items():
-            self._results_seen_to[table], gone = archive.forget_results(tx, table, self._result_ages, after)
+            self._results_seen_to[table], gone = archive.forget_results(tx, table, self._results.by_command, self._results.default, after)
             if gone:
                 log.info("results past their time are gone", table=table, jobs=gone)
 

@@ -58,7 +58,7 @@ async def accept_job(request: Request) -> Response:
         return await _show_again(parts, access, accepted)
     job = as_submitted(wish, accepted.times)
     told = preference.applied | deprecation(wish.command, parts.handlers)
-    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | told)
+    return _receipt(Viewer(access, parts).job(job), polling(job) | told)
 
 
 async def _show_ended(request: Request, access: Access, accepted: Accepted, preference: Preference, wait: int) -> Response:
@@ -82,7 +82,7 @@ async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Respo
     job = await parts.door.use_aside(access, read)
     if job is None:
         raise Problem("gone", "the job of this Idempotency-Key was kept for its time and is gone; nothing new was accepted")
-    return _receipt(Viewer(access, parts.handlers).job(job), polling(job) | _replayed(accepted))
+    return _receipt(Viewer(access, parts).job(job), polling(job) | _replayed(accepted))
 
 
 def _as_valid(wish: Submission) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ledger.connection import Database
 from ledger.waking import Waker
 from pipelines.command import Handler
 from pipelines.load import load
+from pipelines.results import ResultTimes
 from producers.intake import (
     auditing,
     batching,
@@ -120,9 +121,11 @@ def _assemble(
     background.every(LOOK_EVERY, lambda: limiter.refresh(lambda: door.use(limits.read_all)))
     background.every(COUNT_EVERY, lambda: limiter.backlogs.refresh(lambda tenants: door.use(lambda tx: limits.count_open(tx, tenants))))
     hub, tail = Hub(settings, door), Tail(settings, door)
+    results = ResultTimes(handlers, settings.result_ttl)
     return Parts(
-        settings, door, handlers, keyring, watch_tokens, writers, contract, bus, hub, tail, transport_problem, background, limiter, redis
-    )
+        settings, door, handlers, results, keyring, watch_tokens, writers, contract, bus, hub, tail, transport_problem, background, limiter,
+        redis,
+    )  # fmt: skip
 
 
 @contextlib.asynccontextmanager

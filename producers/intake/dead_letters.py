@@ -111,7 +111,7 @@ def show_dead_letter(request: Request, access: Reader, job_id: UUID) -> Response
         job = find_job(tx, job_id, access)
         if job.state != "dead":
             raise Problem("not-found", f"job {job_id} is no dead letter; it is {job.state}")
-        viewer = Viewer(access, parts.handlers, tx)
+        viewer = Viewer(access, parts, tx)
         attempts = [viewer.attempt(attempt) for attempt in reading.attempts(tx, job_id)]
         return answer({**viewer.job(job), "attempts": attempts, "unknown_steps": calls.unknown(tx, job_id)})
 
@@ -198,7 +198,7 @@ def _replay(tx: Tx, job: Job, access: Access, reason: str, payload: str | None) 
 
 
 def _replayed(tx: Tx, parts: Parts, access: Access, before: Job) -> Response:
-    shown = Viewer(access, parts.handlers, tx).job(find_job(tx, before.id, access))
+    shown = Viewer(access, parts, tx).job(find_job(tx, before.id, access))
     return answer({**shown, "expiry_dropped": before.expires_at is not None}, 202, {"location": f"/v1/jobs/{before.id}"})
 
 

@@ -58,7 +58,7 @@ async def keep(parts: Parts, job: Job) -> None:
     """Keep a job that has just been read, if neither it nor its family can ever change: no member is open, and none is dead."""
     if parts.redis is None or job.state not in FOR_EVER or not job.family.keys() <= FOR_EVER:
         return
-    seconds = int(min(KEEP, _result_lives(parts, job)))
+    seconds = int(_seconds(parts, job))
     value = orjson.dumps(job)
     if seconds < 1 or len(value) > MOST_BYTES:
         return
@@ -70,12 +70,10 @@ async def keep(parts: Parts, job: Job) -> None:
     await parts.redis.run(put)
 
 
-def _result_lives(parts: Parts, job: Job) -> float:
-    """Seconds until its result's time is over: it shall not lie here longer."""
-    handler = parts.handlers.get(job.command)
-    if handler is None or handler.result_ttl is None or job.finished_at is None:
-        return KEEP
-    return handler.result_ttl - (datetime.now(UTC) - job.finished_at).total_seconds()
+def _seconds(parts: Parts, job: Job) -> float:
+    """For which it is kept: not beyond its result's time."""
+    ends_at = parts.results.ends_at(job.command, job.state, job.finished_at)
+    return KEEP if ends_at is None else min(KEEP, (ends_at - datetime.now(UTC)).total_seconds())
 
 
 def _name(tenant_id: int, job_id: UUID) -> str:

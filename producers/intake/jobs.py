@@ -88,7 +88,7 @@ def list_page(request: Request, access: Access, wanted: Filter, limit: int, curs
     here = replace(wanted, before=read_cursor(cursor, about))
 
     def read(tx: Tx) -> Response:
-        viewer = Viewer(access, parts.handlers, tx)
+        viewer = Viewer(access, parts, tx)
         found, next_cursor = cut(reading.list_jobs(tx, access.tenants(tx), here, limit + 1), limit, about, lambda job: job.id)
         return answer(page([viewer.job(job) for job in found], next_cursor))
 
@@ -99,7 +99,7 @@ def _list_named(request: Request, access: Access, ids: list[UUID]) -> Response:
     parts = parts_of(request)
 
     def read(tx: Tx) -> Response:
-        viewer = Viewer(access, parts.handlers, tx)
+        viewer = Viewer(access, parts, tx)
         found = {job.id: job for job in reading.jobs(tx, ids, access.tenants(tx))}
         return answer(page([viewer.job(found[job_id]) for job_id in ids if job_id in found]))
 
@@ -159,10 +159,10 @@ async def show_job(request: Request, access: Watcher, job_id: UUID, until: Until
     parts = parts_of(request)
     kept = await final_jobs.find(parts, access, job_id)
     if kept is not None:
-        return conditional(request, Viewer(access, parts.handlers).job(kept), polling(kept))
+        return conditional(request, Viewer(access, parts).job(kept), polling(kept))
 
     def read(tx: Tx) -> tuple[Viewer, Job]:
-        return Viewer(access, parts.handlers, tx), find_job(tx, job_id, access)
+        return Viewer(access, parts, tx), find_job(tx, job_id, access)
 
     viewer, job = await parts.door.use_aside(access, read)
     await final_jobs.keep(parts, job)
@@ -191,7 +191,7 @@ def show_result(request: Request, access: Reader, job_id: UUID) -> Response:
             )
         if job.state != "succeeded":
             raise not_found(f"result of job {job_id}: it ended {job.state}")
-        viewer = Viewer(access, parts.handlers, tx)
+        viewer = Viewer(access, parts, tx)
         if viewer.has_lost_its_result(job):
             raise Problem("gone", f"the result of job {job_id} was kept for its time and is gone")
         return conditional(request, viewer.job(job)["result"], {})
@@ -206,7 +206,7 @@ def list_attempts(request: Request, access: Reader, job_id: UUID) -> Response:
 
     def read(tx: Tx) -> Response:
         find_job(tx, job_id, access)
-        viewer = Viewer(access, parts.handlers)
+        viewer = Viewer(access, parts)
         return answer(page([viewer.attempt(attempt) for attempt in reading.attempts(tx, job_id)]))
 
     return parts.door.use_for(access, read)
@@ -230,7 +230,7 @@ def show_family(request: Request, access: Watcher, job_id: UUID, limit: Limit = 
 
     def read(tx: Tx) -> Response:
         find_job(tx, job_id, access)
-        viewer = Viewer(access, parts.handlers, tx)
+        viewer = Viewer(access, parts, tx)
         return answer(page([viewer.job(job) for job in reading.family(tx, job_id, access.tenants(tx), limit)]))
 
     return parts.door.use_for(access, read)
@@ -248,7 +248,7 @@ def cancel_job(request: Request, access: Canceller, job_id: UUID) -> Response:
     def cancel(tx: Tx) -> tuple[Response, Job]:
         job = _cancel(tx, find_job(tx, job_id, access), access)
         access.audit(tx, job.tenant_id, "job.cancel", job.id)
-        return answer(Viewer(access, parts.handlers, tx).job(job), 200 if job.state in FINAL else 202), job
+        return answer(Viewer(access, parts, tx).job(job), 200 if job.state in FINAL else 202), job
 
     shown, job = parts.door.use_for(access, cancel)
     parts.changes.tell(job.id, job.root_id, job.tenant_id)

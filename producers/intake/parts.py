@@ -18,6 +18,7 @@ from config.settings import Settings
 from ledger.connection import Database
 from ledger.roles import Role
 from pipelines.command import Handler
+from pipelines.results import ResultTimes
 from producers.intake.problems import LOST, unavailable
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Parts:
     settings: Settings
     door: Door
     handlers: Mapping[str, Handler]
+    results: ResultTimes
     keyring: Keyring
     tokens: TokenReader
     writers: Writers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipelines.load import versions_of
 from producers.intake.auth import Access
 from producers.intake.contract import header
 from producers.intake.masking import mask
-from producers.intake.parts import Tx
+from producers.intake.parts import Parts, Tx
 
 
 def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -49,11 +49,12 @@ def utc(moment: datetime | None) -> datetime | None:
 class Viewer:
     """Shows jobs to one caller: payloads, results and tracebacks only to a key that has `payloads`, tenants only to the platform's."""
 
-    def __init__(self, access: Access, handlers: Mapping[str, Handler], tx: Tx | None = None) -> None:
+    def __init__(self, access: Access, parts: Parts, tx: Tx | None = None) -> None:
         """`tx` is needed for platform keys, who see more than one tenant."""
         self._payloads = access.payloads
         self._slugs = access.slugs(tx) if tx is not None else {}
-        self._handlers = handlers
+        self._handlers = parts.handlers
+        self._results = parts.results
 
     def job(self, job: Job) -> dict[str, Any]:
         shown: dict[str, Any] = {
@@ -73,7 +74,7 @@ class Viewer:
             "cancel_requested_at": utc(job.cancel_requested_at),
             "progress": job.progress,
             "result": job.result if self._payloads and not self.has_lost_its_result(job) else None,
-            "result_expires_at": utc(self._result_expires_at(job)),
+            "result_expires_at": utc(self._results.ends_at(job.command, job.state, job.finished_at)),
             "error": _error(job),
             "root_id": job.root_id,
             "parent_id": job.parent_id,
@@ -91,14 +92,8 @@ class Viewer:
 
     def has_lost_its_result(self, job: Job) -> bool:
         """Whether its time to live is over: from then on it is not shown, whenever upkeep takes it away."""
-        expires_at = self._result_expires_at(job)
+        expires_at = self._results.ends_at(job.command, job.state, job.finished_at)
         return expires_at is not None and expires_at < datetime.now(UTC)
-
-    def _result_expires_at(self, job: Job) -> datetime | None:
-        handler = self._handlers.get(job.command)
-        if handler is None or handler.result_ttl is None or job.state != "succeeded" or job.finished_at is None:
-            return None
-        return job.finished_at + timedelta(seconds=handler.result_ttl)
 
     def attempt(self, attempt: Attempt) -> dict[str, Any]:
         error = attempt.error

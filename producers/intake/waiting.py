@@ -110,7 +110,7 @@ async def _waiting(request: Request, access: Access, job_id: UUID, *, whole: boo
         job = reading.job(tx, job_id, access.tenants(tx))
         if job is None or not access.sees(tx, job):
             raise absent_job(job_id, access.retention_days)
-        return Viewer(access, parts.handlers, tx), job
+        return Viewer(access, parts, tx), job
 
     request.scope["held"] = True
     with parts.hub.admit(access.key.tenant_id), parts.hub.waiting(job_id, whole=whole) as waiter:

@@ -40,9 +40,13 @@ class Kept:
 
 
 @pytest.fixture
-def kept(database: Database, redis_url: str) -> Iterator[Kept]:
+def kept(database: Database, redis_url: str, request: pytest.FixtureRequest) -> Iterator[Kept]:
+    """A parameter of the test says further settings."""
     slug, made = make_keys(database)
-    with running_intake(database, redis_url=redis_url) as running, redis.Redis.from_url(redis_url) as client:
+    with (
+        running_intake(database, redis_url=redis_url, **getattr(request, "param", {})) as running,
+        redis.Redis.from_url(redis_url) as client,
+    ):
         client.flushdb()
         own = Api(running.url, made, slug, running.server)
         yield Kept(own, client, database)
@@ -103,8 +107,9 @@ def test_nothing_is_kept_that_may_change(kept: Kept, worker: Worker):
     assert with_a_dead_child == {"state": "dead", "counts": {"succeeded": 1, "dead": 1}}
 
 
-def test_a_result_lies_there_no_longer_than_its_time(kept: Kept, worker: Worker):
-    job_id = finished(kept, worker, TITLED)
+@pytest.mark.parametrize(("kept", "body"), [({}, TITLED), ({"result_ttl": 3600}, NOTE)], indirect=["kept"])
+def test_a_result_lies_there_no_longer_than_its_time(kept: Kept, worker: Worker, body: object):
+    job_id = finished(kept, worker, body)
     with kept.database.plumbing() as tx:
         tx.execute("update haulier.jobs set finished_at = now() - interval '3000 seconds' where id = %s", (job_id,))
     kept.api.get(f"/v1/jobs/{job_id}", "seeing")

@@ -7,8 +7,13 @@ from uuid import UUID
 import pytest
 
 from config.ids import uuid7
+from config.settings import Settings
+from ledger import reading
 from ledger.connection import Database
-from tests.intake.conftest import NOTE, Api, Worker
+from ledger.roles import Role
+from tests.intake.commands import HANDLERS
+from tests.intake.conftest import NOTE, Api, Worker, eventually, make_keys, running_intake
+from workers.upkeep import Upkeep
 
 TITLED = {"command": "tests.note@2", "payload": {"text": "hello", "title": "Greeting"}}
 #: As the conftest's commands say.
@@ -58,6 +63,44 @@ def test_after_its_time_a_result_is_not_shown_even_before_it_is_taken_away(api: 
     assert (late.status_code, late.json()["result"], late.json()["state"]) == (200, None, "succeeded")
     assert (gone.status_code, gone.json()["type"]) == (410, "/problems/gone")
     assert api.get(f"/v1/jobs/{api.accepted(NOTE)}").json()["result_expires_at"] is None
+
+
+def test_where_a_command_says_nothing_the_setting_says_how_long(database: Database, worker: Worker):
+    slug, made = make_keys(database)
+    with running_intake(database, result_ttl=60) as running:
+        api = Api(running.url, made, slug, running.server)
+        plain, titled = api.accepted(NOTE), api.accepted(TITLED)
+        for job_id in (plain, titled):
+            worker.complete(worker.begin(job_id), '{"length": 5}')
+        fresh = api.get(f"/v1/jobs/{plain}/result", "seeing")
+        expires_at = api.get(f"/v1/jobs/{plain}").json()["result_expires_at"]
+        for job_id in (plain, titled):
+            age(database, job_id, 61)
+
+        gone, kept = (api.get(f"/v1/jobs/{job_id}/result", "seeing") for job_id in (plain, titled))
+        api.client.close()
+
+    assert (fresh.status_code, gone.status_code, kept.status_code) == (200, 410, 200)
+    assert expires_at is not None
+
+
+def test_upkeep_takes_away_what_is_not_shown_any_more(api: Api, database: Database, worker: Worker):
+    jobs = {name: api.accepted(body) for name, body in (("plain", NOTE), ("titled", TITLED), ("young", NOTE))}
+    for name, job_id in jobs.items():
+        worker.complete(worker.begin(job_id), '{"length": 5}')
+        age(database, job_id, {"plain": 61, "titled": KEPT - 60, "young": 30}[name])
+    own = Database(database.url, Role.UPKEEP, size=1, by_index=True)
+    settings = Settings(database_url=database.url, result_ttl=60)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    upkeep = Upkeep(settings, own, HANDLERS)
+
+    def left() -> set[str]:
+        with own.plumbing() as tx:
+            upkeep.tick(tx)
+        with database.plumbing() as tx:
+            return {name for name, job_id in jobs.items() if (job := reading.job(tx, UUID(job_id), None)) and job.result}
+
+    eventually(lambda: left() == {"titled", "young"})
+    own.close()
 
 
 def at(days: float) -> UUID:

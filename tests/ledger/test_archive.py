@@ -74,11 +74,24 @@ def test_a_result_goes_when_its_time_is_over_and_its_job_stays(books: Books, arc
         archive.archive(books.tx, timedelta(0), None)
     table = "archive" if archived else "jobs"
 
-    others = archive.forget_results(books.tx, table, {"test.after": 60.0}, None)
-    first = archive.forget_results(books.tx, table, {"test.run": 60.0}, None, limit=1)
-    second = archive.forget_results(books.tx, table, {"test.run": 60.0}, first[0], limit=1)
-    end = archive.forget_results(books.tx, table, {"test.run": 60.0}, second[0], limit=1)
+    others = archive.forget_results(books.tx, table, {"test.after": 60.0}, None, None)
+    first = archive.forget_results(books.tx, table, {"test.run": 60.0}, None, None, limit=1)
+    second = archive.forget_results(books.tx, table, {"test.run": 60.0}, None, first[0], limit=1)
+    end = archive.forget_results(books.tx, table, {"test.run": 60.0}, None, second[0], limit=1)
 
     assert (others, first, second, end) == ((new.job_id, 0), (old.job_id, 1), (new.job_id, 0), (None, 0))
     jobs = {lease: reading.job(books.tx, lease.job_id, None) for lease in (old, new)}
     assert [(job.state, job.result) for job in jobs.values() if job] == [("succeeded", None), ("succeeded", {"ok": True})]
+
+
+def test_results_of_commands_without_a_time_of_their_own_have_the_default(books: Books):
+    lease = books.running()
+    attempts.complete(books.tx, lease, '{"ok": true}')
+    books.tx.execute("update haulier.jobs set finished_at = now() - interval '1 hour' where id = %s", (lease.job_id,))
+
+    gone = [
+        archive.forget_results(books.tx, "jobs", ages, default, None)[1]
+        for ages, default in (({"test.run": 7200.0}, 60.0), ({"test.after": 60.0}, 7200.0), ({"test.after": 7200.0}, 60.0))
+    ]
+
+    assert gone == [0, 0, 1]
