@@ -26,6 +26,7 @@ from pipelines.load import load
 from pipelines.results import ResultTimes
 from producers.intake import (
     auditing,
+    batches,
     batching,
     dead_letters,
     explaining,
@@ -88,11 +89,11 @@ def route(handlers: Mapping[str, Handler]) -> tuple[FastAPI, Contract]:
         lifespan=_live,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (jobs, batching, streams, dead_letters, operating, explaining, tenants, limit_routes, auditing, watching, webhooks):
+    for module in (jobs, batches, streams, dead_letters, operating, explaining, tenants, limit_routes, auditing, watching, webhooks):
         app.include_router(module.router)
-    contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batching.document()}))
+    contract = Contract(describe(app, handlers, {"/v1/jobs": document(), "/v1/jobs/batch": batches.document()}))
     app.router.routes.insert(0, Route("/v1/jobs/batch", batching.accept_batch, methods=["POST"]))
-    app.router.routes.insert(1, Route("/v1/jobs/batch", batching.AnotherMethod))
+    app.router.routes.insert(1, Route("/v1/jobs/batch", batches.AnotherMethod))
     app.router.routes.extend(pages.routes)
     app.openapi = lambda: contract.document
     return app, contract

@@ -7,33 +7,18 @@ import threading
 import pytest
 from psycopg import OperationalError
 from psycopg.errors import FeatureNotSupported
-from sqlalchemy import text
 
 from config.ids import uuid7
 from config.transport.message import Announcement, Message, decode
 from ledger import attempts, workers
 from ledger.attempts import End
-from pipelines.command import Command, CommandError, Rejected, Retry, Snooze, handles
-from pipelines.run import Refused
+from pipelines.command import Command, CommandError, Rejected, Snooze, handles
+from tests.workers.commands import After, Do, after, doing, note, raising
 from tests.workers.conftest import ByHand
 from workers import recovery
 from workers.executor import Executor
 from workers.running import Running
 from workers.slots import Slots
-
-
-class Do(Command):
-    command_name = "test.do"
-    example = {}
-
-    n: int = 0
-
-
-class After(Command):
-    command_name = "test.after"
-    example = {}
-
-    n: int = 0
 
 
 class SoldOut(CommandError):
@@ -56,28 +41,6 @@ class Busy(CommandError):
     def __init__(self, seconds: float) -> None:
         super().__init__("busy")
         self.retry_after = seconds
-
-
-@handles(After, queue="test")
-def after(_command: After, _run):
-    return None
-
-
-def doing(function, **policy):
-    """A handler of test.do that does this."""
-    return handles(Do, queue="test", retry=Retry(max_failures=3, backoff=lambda _failures: 60.0), **policy)(function)
-
-
-def raising(error):
-    def handler(_command, _run):
-        raise error
-
-    return handler
-
-
-def note(run, what="done"):
-    with run.transaction() as db:
-        db.execute(text("insert into effects values (:job, :what)"), {"job": run.job_id, "what": what})
 
 
 def test_effect_completion_and_follow_up_are_one_transaction(shop):
@@ -258,17 +221,6 @@ def test_a_begin_that_was_committed_though_its_answer_was_lost_runs_once(shop, m
     assert there.value("select count(*) from effects") == 2
 
 
-def test_what_a_handler_reads_holds_no_transaction_open(shop):
-    def handler(_command, run):
-        with run.read() as db:
-            assert db.execute(text("select 1")).scalar() == 1
-        run.once("call", lambda key: key)
-        with run.transaction(), pytest.raises(RuntimeError, match="open transaction"), run.read():
-            pass
-
-    assert shop(doing(handler)).run(Do()).state == "succeeded"
-
-
 def test_what_is_not_started_when_the_process_stops_is_handed_back_unblamed(shop):
     def handler(_command, _run):
         there.stopping.append(True)
@@ -281,99 +233,6 @@ def test_what_is_not_started_when_the_process_stops_is_handed_back_unblamed(shop
     assert [there.job(id_).state for id_ in ids] == ["succeeded", "queued", "queued"]
     assert [there.job(id_).failures for id_ in ids] == [0, 0, 0]
     assert there.value("select count(*) from haulier.outbox where attempt = 2") == 2
-
-
-def test_a_call_is_made_once_and_its_result_is_kept_for_the_next_attempt(shop):
-    calls: list[str] = []
-
-    def handler(_command, run):
-        result = run.once("charge", lambda key: calls.append(key) or {"id": 9})
-        if run.attempt == 1:
-            raise ValueError("after the call")
-        return result
-
-    there = shop(doing(handler))
-    job = there.run(Do())
-    there.due_now()
-    there.deliver(job.id, attempt=2)
-
-    assert calls == [f"{job.id}:charge:0"]
-    assert there.job(job.id).result == {"id": 9}
-
-
-def test_an_unknown_outcome_is_asked_again_with_the_same_key_or_reviewed(shop):
-    calls: list[str] = []
-
-    def honoured(_command, run):
-        return run.once("charge", lambda key: calls.append(key) or (1 / 0 if len(calls) == 1 else "paid"))
-
-    there = shop(doing(honoured))
-    job = there.run(Do())
-    there.due_now()
-    there.deliver(job.id, attempt=2)
-
-    assert calls == [f"{job.id}:charge:0"] * 2
-    assert there.job(job.id).result == "paid"
-
-
-def test_a_service_that_takes_no_key_is_never_called_blindly_again(shop):
-    calls: list[str] = []
-
-    def naive(_command, run):
-        return run.once("fax", lambda key: calls.append(key) or 1 / 0, honours_key=False)
-
-    there = shop(doing(naive))
-    job = there.run(Do())
-    there.due_now()
-    there.deliver(job.id, attempt=2)
-
-    job = there.job(job.id)
-    assert (job.state, job.reason, len(calls)) == ("dead", "needs_review", 1)
-
-
-def test_a_refusal_is_recorded_as_one(shop):
-    def handler(_command, run):
-        def refuse(_key):
-            raise Refused("card unknown")
-
-        run.once("charge", refuse)
-
-    there = shop(doing(handler))
-
-    there.run(Do())
-
-    assert there.value("select state from haulier.external_calls") == "refused"
-
-
-def test_no_call_to_the_outside_while_a_transaction_is_open(shop):
-    def handler(_command, run):
-        note(run)
-        run.once("charge", lambda _key: pytest.fail("called"))
-
-    there = shop(doing(handler))
-
-    job = there.run(Do())
-
-    assert "inside an open transaction" in job.error["message"]
-
-
-def test_a_long_job_goes_on_from_its_checkpoint_and_shows_its_progress(shop):
-    def handler(_command, run):
-        if run.attempt == 1:
-            run.checkpoint({"page": 3})
-            run.progress(3, 10, "page 3")
-            run.log("half-way", page=3)
-            raise ValueError
-        return run.restored
-
-    there = shop(doing(handler))
-    job = there.run(Do())
-    assert job.progress == {"done": 3, "total": 10, "message": "page 3"}
-    assert there.attempts(job.id)[0].log[0]["message"] == "half-way"
-    there.due_now()
-    there.deliver(job.id, attempt=2)
-
-    assert there.job(job.id).result == {"page": 3}
 
 
 def test_a_job_past_its_limit_is_ended_and_its_thread_writes_nothing(shop):
@@ -435,98 +294,6 @@ def test_a_suspect_runs_alone_and_only_its_own_crash_counts(shop):
 
     job = there.job(ids[0])
     assert (job.state, job.reason, job.failures) == ("dead", "crashed", 3)
-
-
-def test_a_handler_that_ends_its_transaction_by_itself_is_told_so(shop):
-    def handler(_command, run):
-        note(run)
-        with run.transaction() as db:
-            db.commit()
-
-    job = shop(doing(handler)).run(Do())
-
-    assert (job.state, job.error["code"]) == ("scheduled", "unexpected")
-    assert "has ended run.transaction() by itself" in job.error["message"]
-
-
-def test_after_a_set_no_transaction_stays_open(shop):
-    there = shop(doing(lambda command, run: note(run) if command.n % 2 else None))
-
-    for count in (1, 3, 2):
-        there.deliver(*there.submit(*(Do(n=n + 1) for n in range(count))))
-
-    assert there.value("select count(*) from effects") == 4
-    assert there.value("select count(*) from haulier.jobs where state = 'succeeded'") == 6
-    idle = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'"
-    assert there.value(idle) == 0
-
-
-def test_what_a_handler_commits_by_itself_is_noticed_whatever_it_does_then(shop):
-    def handler(_command, run):
-        with run.transaction() as db:
-            db.commit()
-            db.execute(text("select 1"))
-        run.submit(After())
-
-    there = shop(doing(handler), after)
-    job = there.run(Do())
-
-    assert "has ended run.transaction() by itself" in job.error["message"]
-    assert there.value("select count(*) from haulier.jobs where command = 'test.after'") == 0
-
-
-def test_a_nul_in_a_result_fails_its_job_and_one_in_a_log_line_harms_nobody(shop):
-    def handler(command, run):
-        run.log("a \0 and a \udcff in it", fact="\0", other="\udcff")
-        return {"text": "\0" if command.n == 1 else r"\u0000 is only spelled out"}
-
-    there = shop(doing(handler))
-    ids = there.submit(Do(n=0), Do(n=1), Do(n=2))
-
-    there.deliver(*ids)
-
-    assert [there.job(id_).state for id_ in ids] == ["succeeded", "scheduled", "succeeded"]
-    assert there.job(ids[2]).result == {"text": r"\u0000 is only spelled out"}
-    assert "NUL character" in there.job(ids[1]).error["message"]
-    assert all("in it" in str(there.attempts(id_)[0].log) for id_ in ids)
-
-
-def test_one_jobs_isolation_level_is_not_the_nexts(shop):
-    def handler(_command, run):
-        with run.transaction() as db:
-            level = db.execute(text("show transaction_isolation")).scalar()
-            note(run, level)
-            db.execute(text("set constraints all immediate"))
-        return level
-
-    def serializable(_command, run):
-        with run.transaction() as db:
-            db.execute(text("set transaction isolation level serializable"))
-            note(run)
-
-    there = shop(doing(serializable), handles(After, queue="test")(handler))
-
-    there.deliver(*there.submit(Do(), After()))
-
-    assert there.value("select what from effects where what <> 'done'") == "read committed"
-
-
-def test_a_transaction_that_idled_behind_a_slow_start_is_not_used(shop, monkeypatch):
-    """The server ends a connection that is idle in its transaction; the job before this one opened it."""
-    monkeypatch.setattr("workers.run.STALE", 0.0)
-
-    def handler(command, run):
-        if command.n:
-            there.value("select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction' limit 1")
-        note(run)
-
-    there = shop(doing(handler))
-    ids = there.submit(Do(n=0), Do(n=1))
-
-    there.deliver(*ids)
-
-    assert [there.job(id_).state for id_ in ids] == ["succeeded", "succeeded"]
-    assert there.value("select count(*) from effects") == 2
 
 
 def test_a_slow_member_hands_back_the_ones_behind_it(shop, monkeypatch):
@@ -593,17 +360,3 @@ def test_a_result_over_its_limit_is_a_dead_letter_at_once_and_its_effects_are_un
     assert "has 102 bytes as JSON and may have 100" in too_large.error["message"]
     assert busy.value("select count(*) from effects") == 1
     assert busy.value("select count(*) from haulier.jobs where command = 'test.after'") == 1
-
-
-def test_a_record_of_log_lines_is_bounded_in_bytes_and_says_what_is_missing(shop):
-    def handler(command, run):
-        for number in range(command.n):
-            run.log("line", number=number, blob="x" * 20_000)
-
-    busy = shop(doing(handler))
-    [few] = busy.attempts(busy.run(Do(n=3)).id)
-    [many] = busy.attempts(busy.run(Do(n=10)).id)
-
-    assert [line["number"] for line in few.log] == [0, 1, 2]
-    assert [line.get("number") for line in many.log] == [0, 1, 2, None]
-    assert many.log[-1]["message"] == "7 further lines were not kept; an attempt keeps 100 lines and 65536 bytes"
