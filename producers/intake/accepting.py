@@ -52,28 +52,30 @@ async def accept_job(request: Request) -> Response:
     if accepted.times is not None:
         metrics.ACCEPTED.labels(wish.command).inc()
         parts.changes.tell(wish.id, wish.id, wish.tenant_id)
+    told = _replayed(accepted) | deprecation(wish.command, parts.handlers)
     if preference.wait:
-        return await _show_ended(request, access, accepted, preference, preference.wait)
+        return await _show_ended(request, access, accepted, preference, preference.wait, told)
     if accepted.times is None:
-        return await _show_again(parts, access, accepted)
+        return await _show_again(parts, access, accepted, told)
     job = as_submitted(wish, accepted.times)
-    told = preference.applied | deprecation(wish.command, parts.handlers)
-    return _receipt(Viewer(access, parts).job(job), polling(job) | told)
+    return _receipt(Viewer(access, parts).job(job), polling(job) | preference.applied | told)
 
 
-async def _show_ended(request: Request, access: Access, accepted: Accepted, preference: Preference, wait: int) -> Response:
+async def _show_ended(
+    request: Request, access: Access, accepted: Accepted, preference: Preference, wait: int, told: dict[str, str]
+) -> Response:
     """The job when it has ended, or as it stands when the time is up."""
     try:
         viewer, job = await wait_for_end(request, access, accepted.job_id, wait)
     except Problem as problem:
         if problem.kind not in {"too-many-waiting", "unavailable", "not-found"}:
             raise
-        return await _show_again(parts_of(request), access, accepted)  # it is accepted, whatever becomes of the waiting
-    headers = polling(job) | _replayed(accepted) | preference.applied
+        return await _show_again(parts_of(request), access, accepted, told)  # it is accepted, whatever becomes of the waiting
+    headers = polling(job) | preference.applied | told
     return _receipt(viewer.job(job), headers, 200 if job.state in FINAL else 202)
 
 
-async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Response:
+async def _show_again(parts: Parts, access: Access, accepted: Accepted, told: dict[str, str]) -> Response:
     """A repeat: the same job, as it stands now."""
 
     def read(tx: Tx) -> reading.Job | None:
@@ -82,7 +84,7 @@ async def _show_again(parts: Parts, access: Access, accepted: Accepted) -> Respo
     job = await parts.door.use_aside(access, read)
     if job is None:
         raise Problem("gone", "the job of this Idempotency-Key was kept for its time and is gone; nothing new was accepted")
-    return _receipt(Viewer(access, parts).job(job), polling(job) | _replayed(accepted))
+    return _receipt(Viewer(access, parts).job(job), polling(job) | told)
 
 
 def _as_valid(wish: Submission) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def document() -> dict[str, Any]:
                 "Idempotency-Replayed": header("true for a repeat with the same key and body"),
                 "Haulier-Unique": header("held: this is the job that holds the unique key; nothing new was accepted"),
                 "Preference-Applied": header("what of Prefer was honoured"),
+                **DEPRECATION,
             },
             "content": {
                 "application/json": {"schema": {"anyOf": [{"$ref": "#/components/schemas/JobView"}, ValidView.model_json_schema()]}}

@@ -60,6 +60,9 @@ def document() -> dict[str, Any]:
     shown = {
         "Location": header("the batch"),
         "Idempotency-Replayed": header("true for a repeat that added no job"),
+        "Deprecation": header("an item's version of its command should not be used any more, since then at the earliest (RFC 9745)"),
+        "Sunset": header("until when the first of those is there (RFC 8594)"),
+        "Link": header("with rel=successor-version: the latest version of each command that its anchor names"),
     }
     link = {"show_batch": {"operationId": "show_batch", "parameters": {"batch_id": "$response.body#/batch_id"}}}
     responses: Responses = {

@@ -33,7 +33,7 @@ from producers.intake.auth import SUBMIT, Access, authenticate
 from producers.intake.parsing import check_encoding, read_flag, read_key, read_traceparent, unreadable
 from producers.intake.parts import Parts, Tx, parts_of
 from producers.intake.problems import LOST, Problem, as_problem, unavailable
-from producers.intake.representation import answer
+from producers.intake.representation import answer, deprecations
 from producers.intake.splitting import Array, BrokenError, Item, Lines, Splitter
 from producers.intake.submitting import key_taken, unique_held
 from producers.intake.writing import Accepted, Answer, KeyTaken, Part, UniqueHeld, write_part
@@ -76,6 +76,8 @@ class Receiving:
     answers: list[bytes] = field(default_factory=list[bytes])
     accepted: int = 0
     new: int = 0
+    #: The commands of those that were accepted.
+    used: set[str] = field(default_factory=set[str])
     #: The set before, while it is written; why one could not be, and how many items were whole before it.
     writing: asyncio.Task[None] | None = None
     failed: Problem | None = None
@@ -265,6 +267,7 @@ def _count(receiving: Receiving, part: Part, answers: Sequence[Answer | None]) -
     new = list(_new(part, answers))
     receiving.accepted += sum(isinstance(each, Accepted) for each in answers)
     receiving.new += len(new)
+    receiving.used.update(_used(part, answers))
     for command, number in Counter(wish.command for wish in new).items():
         metrics.ACCEPTED.labels(command).inc(number)
     if new:
@@ -276,6 +279,11 @@ def _new(part: Part, answers: Sequence[Answer | None]) -> Iterator[Submission]:
     for wish, each in zip(part.wishes, answers, strict=True):
         if wish is not None and isinstance(each, Accepted) and each.job_id == wish.id:
             yield wish
+
+
+def _used(part: Part, answers: Sequence[Answer | None]) -> set[str]:
+    """The commands of what was accepted, or had been before."""
+    return {wish.command for wish, each in zip(part.wishes, answers, strict=True) if wish is not None and isinstance(each, Accepted)}
 
 
 async def _accept_all_or_none(receiving: Receiving) -> Response:
@@ -323,6 +331,7 @@ async def _write_all(receiving: Receiving, file: IO[bytes], parts: int) -> Respo
             batch_id, answers = write_part(tx, batch, part)
             ids += _all_of(part, answers)
             new.update(wish.command for wish in _new(part, answers))
+            receiving.used.update(_used(part, answers))
         return batch_id, ids, new
 
     try:
@@ -334,7 +343,7 @@ async def _write_all(receiving: Receiving, file: IO[bytes], parts: int) -> Respo
         metrics.ACCEPTED.labels(command).inc(number)
     if new:
         receiving.parts.changes.tell(ids[-1], ids[-1], batch.tenant_id)
-    headers = {"location": f"/v1/batches/{batch_id}"} | ({} if new else {"idempotency-replayed": "true"})
+    headers = {"location": f"/v1/batches/{batch_id}"} | ({} if new else {"idempotency-replayed": "true"}) | _deprecations(receiving)
     return answer({"batch_id": batch_id, "ids": ids}, 202, headers)
 
 
@@ -410,10 +419,14 @@ def _told(receiving: Receiving, stopped: Problem | None) -> Response:
             f". Items 0 to {len(whole) - 1} are answered for; what follows was refused or is unknown, and a repeat may finish it"
         )
         body += b',"problem":' + orjson.dumps(stopped.document(receiving.request.url.path))
-    headers = {"cache-control": "no-store", "location": f"/v1/batches/{receiving.batch.id}"}
+    headers = {"cache-control": "no-store", "location": f"/v1/batches/{receiving.batch.id}"} | _deprecations(receiving)
     if stopped is None and receiving.new == 0 and receiving.accepted:
         headers["idempotency-replayed"] = "true"
     return Response(body + b"}", 207, headers, "application/json")
+
+
+def _deprecations(receiving: Receiving) -> dict[str, str]:
+    return deprecations(receiving.used, receiving.parts.handlers)
 
 
 async def _items(receiving: Receiving) -> AsyncIterator[Item]:

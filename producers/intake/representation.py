@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -157,15 +157,35 @@ DEPRECATION = {
 
 def deprecation(command: str, handlers: Mapping[str, Handler]) -> dict[str, str]:
     """What a submission of a deprecated version is told (RFC 9745, 8594, and 5829 for the link)."""
-    handler = handlers[command]
-    told: dict[str, str] = {}
-    if handler.deprecated is not None:
-        told["deprecation"] = f"@{int(handler.deprecated.timestamp())}"
-        latest = versions_of(command, handlers)[-1]
-        if latest != command:
-            told["link"] = f'</v1/commands/{latest}>; rel="successor-version"'
-    if handler.sunset is not None:
-        told["sunset"] = format_datetime(handler.sunset.astimezone(UTC), usegmt=True)
+    links = [f'</v1/commands/{latest}>; rel="successor-version"' for _, latest in _successors([command], handlers)]
+    return _told([handlers[command]], links)
+
+
+def deprecations(commands: Iterable[str], handlers: Mapping[str, Handler]) -> dict[str, str]:
+    """The same of a batch: the earliest of the dates, and for each deprecated version a link that says whose successor it leads to."""
+    used = sorted(commands)
+    links = [
+        f'</v1/commands/{latest}>; rel="successor-version"; anchor="/v1/commands/{command}"'
+        for command, latest in _successors(used, handlers)
+    ]
+    return _told([handlers[command] for command in used], links)
+
+
+def _successors(commands: Iterable[str], handlers: Mapping[str, Handler]) -> Iterator[tuple[str, str]]:
+    """Each deprecated version with the latest one, if that is another."""
+    for command in commands:
+        if handlers[command].deprecated is not None and (latest := versions_of(command, handlers)[-1]) != command:
+            yield command, latest
+
+
+def _told(used: Sequence[Handler], links: Sequence[str]) -> dict[str, str]:
+    told: dict[str, str] = {"link": ", ".join(links)} if links else {}
+    deprecated = [handler.deprecated for handler in used if handler.deprecated is not None]
+    if deprecated:
+        told["deprecation"] = f"@{int(min(deprecated).timestamp())}"
+    sunset = [handler.sunset for handler in used if handler.sunset is not None]
+    if sunset:
+        told["sunset"] = format_datetime(min(sunset).astimezone(UTC), usegmt=True)
     return told
 
 

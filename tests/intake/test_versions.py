@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
 from pipelines.command import Command, handles
 from pipelines.load import load
+from producers.intake.representation import deprecations
 from producers.intake.views import CommandView
+from tests.intake.commands import HANDLERS
 from tests.intake.conftest import NOTE, PAY, Api
 
 TITLED = {"command": "tests.note@2", "payload": {"text": "hello", "title": "Greeting"}}
@@ -61,6 +66,52 @@ def test_whoever_submits_a_deprecated_version_is_told_so(api: Api):
     assert old.headers["sunset"] == "Sat, 01 May 2027 00:00:00 GMT"
     assert old.headers["link"] == '</v1/commands/tests.note@2>; rel="successor-version"'
     assert not {"deprecation", "sunset", "link"} & (set(new.headers) | set(other.headers))
+
+
+def test_a_repeat_and_one_that_waits_are_told_so_as_well(api: Api):
+    first = api.submit(key="once")
+    repeat = api.submit(key="once")
+    waited = api.post("/v1/jobs", NOTE, headers={"prefer": "wait=1"})
+
+    assert {answer.headers["deprecation"] for answer in (first, repeat, waited)} == {"@1793491200"}
+    assert {answer.headers["sunset"] for answer in (first, repeat, waited)} == {"Sat, 01 May 2027 00:00:00 GMT"}
+
+
+@pytest.mark.parametrize("query", ["", "?atomic=true"])
+def test_a_batch_with_a_deprecated_version_in_it_is_told_so(api: Api, query: str):
+    key = {"idempotency-key": f"batch{len(query)}"}
+
+    old, again = (api.post(f"/v1/jobs/batch{query}", [TITLED, NOTE, PAY, NOTE], headers=key) for _ in range(2))
+    new = api.post(f"/v1/jobs/batch{query}", [TITLED, PAY])
+
+    for answer in (old, again):
+        assert answer.headers["deprecation"] == "@1793491200"
+        assert answer.headers["sunset"] == "Sat, 01 May 2027 00:00:00 GMT"
+        assert answer.headers["link"] == '</v1/commands/tests.note@2>; rel="successor-version"; anchor="/v1/commands/tests.note"'
+    assert not {"deprecation", "sunset", "link"} & set(new.headers)
+
+
+def test_a_batch_is_not_told_of_what_was_refused(api: Api):
+    answer = api.post("/v1/jobs/batch", [TITLED, {**NOTE, "payload": {}}])
+
+    assert [item["status"] for item in answer.json()["items"]] == [202, 422]
+    assert "deprecation" not in answer.headers
+
+
+def test_of_several_deprecated_versions_a_batch_is_told_the_earliest_dates_and_each_successor():
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2028, 1, 1, tzinfo=UTC)
+    handlers = HANDLERS | {
+        "tests.pay": replace(HANDLERS["tests.pay"], deprecated=early, sunset=late),
+        "tests.pay@2": HANDLERS["tests.pay"],
+        "tests.old": replace(HANDLERS["tests.pay"], sunset=datetime(2027, 1, 1, tzinfo=UTC)),
+    }
+
+    told = deprecations({"tests.pay", "tests.note", "tests.old", "tests.pay@2"}, handlers)
+
+    assert (told["deprecation"], told["sunset"]) == ("@1767225600", "Fri, 01 Jan 2027 00:00:00 GMT")
+    assert told["link"].split(", ") == [
+        f'</v1/commands/{command}@2>; rel="successor-version"; anchor="/v1/commands/{command}"' for command in ("tests.note", "tests.pay")
+    ]
 
 
 def named(name: str):
