@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -12,8 +13,9 @@ from uuid import UUID
 import orjson
 
 from console.failing import FailedError, WrongUseError
+from console.printing import complain
 from producers import client
-from producers.client import ProblemError, UnreachableError, operations
+from producers.client import Batch, CallError, ProblemError, operations
 from producers.client.operations import FINAL, Ask, Job, Steps
 
 __all__ = ["FINAL", "Client", "connect", "explain"]
@@ -58,6 +60,21 @@ class Client(client.Client):
         ask = Ask("POST", "/v1/jobs", {"validate_only": "true"}, {"content-type": "application/json"}, wish)
         return orjson.loads(self._run(operations.call(ask, TRYING)).body)
 
+    def submit_many(self, wishes: Sequence[Mapping[str, Any]]) -> Batch:
+        """In as many requests, and as much time, as the tenant's limits want."""
+        items: list[dict[str, Any]] = []
+        while True:
+            try:
+                return Batch(items + super()._run(operations.submit_many(wishes, TRYING)).items)
+            except CallError as error:
+                items += error.batch.items
+                wishes = error.rest
+                if not isinstance(error, ProblemError) or error.status != 429:
+                    raise self._explain(error) from None
+                seconds = error.retry_after or 1
+            complain(f"{len(items)} are answered for, {len(wishes)} wait for a limit: on in {seconds:g} s")
+            time.sleep(seconds)
+
     def wait_for_end(self, job_id: UUID | str) -> Job:
         """The job once it has ended, however long that takes."""
         while True:
@@ -80,10 +97,13 @@ class Client(client.Client):
     def _run(self, steps: Steps[T]) -> T:
         try:
             return super()._run(steps)
-        except UnreachableError as error:
-            raise FailedError(f"the intake at {self.url} does not answer ({error}); is it running?") from None
-        except ProblemError as error:
-            raise (WrongUseError if error.status in WRONG else FailedError)(explain(error.status, error.problem)) from None
+        except CallError as error:
+            raise self._explain(error) from None
+
+    def _explain(self, error: CallError) -> FailedError | WrongUseError:
+        if isinstance(error, ProblemError):
+            return (WrongUseError if error.status in WRONG else FailedError)(explain(error.status, error.problem))
+        return FailedError(f"the intake at {self.url} does not answer ({error}); is it running?")
 
 
 def explain(status: int, problem: Mapping[str, Any]) -> str:

@@ -86,8 +86,9 @@ def _submit_batch(client: Client, wishes: dict[int, dict[str, Any]], key: str | 
     keyed = [{"idempotency_key": f"{name}:{number}", **wish} for number, wish in wishes.items()]
     try:
         items = client.submit_many(keyed).items
-    except (FailedError, WrongUseError) as error:
-        raise FailedError(f"{error}; some may be accepted: repeat it with --key {name}, and none is submitted twice") from None
+    except (FailedError, WrongUseError, KeyboardInterrupt) as error:
+        why = str(error) or "interrupted"
+        raise FailedError(f"{why}; some may be accepted: repeat it with --key {name}, and none is submitted twice") from None
     refused = [(number, item) for number, item in zip(wishes, items, strict=True) if "problem" in item]
     if as_json:
         print_json({"accepted": len(items) - len(refused), "refused": len(refused), "items": items})

@@ -30,16 +30,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A batch that is there already: how many items it has (None until its body was read to the end), and its sets' sizes by their start."""
+    """A batch that is there already: how many items it has (None until its body was read to the end), and for its sets, by their start, how
+    many items and how many jobs.
+    """
 
     id: UUID
     atomic: bool
     items: int | None
-    sets: Mapping[int, int] = field(default_factory=dict[int, int])
+    sets: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
 
 FIND = "select id, atomic, items from haulier.batches where tenant_id = %s and key = %s"
-SETS = "select start, cardinality(ids) from haulier.batch_sets where tenant_id = %s and batch_id = %s"
+SETS = """
+select start, cardinality(ids), cardinality(array_remove(ids, null)) from haulier.batch_sets where tenant_id = %s and batch_id = %s
+"""
 
 
 def find(tx: Tx, tenant_id: int, key: str) -> Known | None:
@@ -47,7 +51,7 @@ def find(tx: Tx, tenant_id: int, key: str) -> Known | None:
     row = tx.execute(FIND, (tenant_id, key)).fetchone()
     if row is None:
         return None
-    return Known(row[0], row[1], row[2], dict(tx.execute(SETS, (tenant_id, row[0])).fetchall()))
+    return Known(row[0], row[1], row[2], {start: (items, jobs) for start, items, jobs in tx.execute(SETS, (tenant_id, row[0]))})
 
 
 OPEN = """

@@ -63,7 +63,10 @@ class Client:
         return self._run(operations.submit(operations.wish_of(command, payload, fields), idempotency_key, self._deadline))
 
     def submit_many(self, wishes: Sequence[Mapping[str, Any]]) -> Batch:
-        """Submissions as the contract has them, each with an `idempotency_key` of its own if wanted."""
+        """Submissions as the contract has them, each with an `idempotency_key` of its own if wanted.
+
+        What is raised holds what was answered for until then (`batch`), and the `rest`, which may be submitted again.
+        """
         return self._run(operations.submit_many(wishes, self._deadline))
 
     def job(self, job_id: UUID | str) -> Job:

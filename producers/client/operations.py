@@ -27,8 +27,9 @@ AGAIN = frozenset({408, 429, 502, 503, 504})
 LONG_POLL = 20
 PATIENCE = 30.0
 LONGEST_PAUSE = 30.0
-#: Submissions in one request.
+#: Submissions, and bytes of them, in one request.
 BATCH_SIZE = 1000
+BATCH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,27 @@ Reply = Answer | Lost | bytes | None
 Steps = Generator[Ask | Pause, Reply, T]
 
 
-class ProblemError(Exception):
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What came of submissions: for each, in order, `{"status", "id"}` or `{"status", "problem"}`."""
+
+    items: list[dict[str, Any]]
+
+    @property
+    def ids(self) -> list[str | None]:
+        return [item.get("id") for item in self.items]
+
+
+class CallError(Exception):
+    """A call ended without what it asked for. Of many submissions, `batch` is what was answered before; the `rest`, each with its idempotency key, may be
+    submitted again without doubling one.
+    """
+
+    batch = Batch([])
+    rest: Sequence[Mapping[str, Any]] = ()
+
+
+class ProblemError(CallError):
     """The intake's answer is an error. `problem` is its document (RFC 9457), {} if it sent none; `retry_after`: seconds, if it said so."""
 
     def __init__(self, status: int, problem: Mapping[str, Any], retry_after: float | None = None) -> None:
@@ -82,7 +103,7 @@ class ProblemError(Exception):
         super().__init__(f"{status} {self.kind}: {errors or problem.get('detail', 'no problem document came with it')}")
 
 
-class UnreachableError(Exception):
+class UnreachableError(CallError):
     """No answer came until the deadline. A submission may have been accepted all the same: repeat it with its key."""
 
 
@@ -157,39 +178,42 @@ def submit(wish: Mapping[str, Any], key: str | None, deadline: float) -> Steps[J
     return (yield from write("/v1/jobs", wish, deadline, repeatable=True, **{"idempotency-key": name}))
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What came of submissions: for each, in order, `{"status", "id"}` or `{"status", "problem"}`."""
-
-    items: list[dict[str, Any]]
-
-    @property
-    def ids(self) -> list[str | None]:
-        return [item.get("id") for item in self.items]
-
-
 def submit_many(wishes: Sequence[Mapping[str, Any]], deadline: float) -> Steps[Batch]:
     """In as many requests as it takes. Each submission without an `idempotency_key` gets one, so that a cut connection doubles nothing.
 
-    Where an intake took only the first of them (a limit, the ledger away), it goes on behind those. Raises ProblemError, UnreachableError.
+    Where an intake took only the first of them (a limit, the ledger away), it goes on behind those; `deadline` is for each step forward. Raises
+    ProblemError, UnreachableError, which hold the `batch` until then and the `rest`.
     """
-    keyed = [{"idempotency_key": secrets.token_urlsafe(18), **wish} for wish in wishes]
+    keyed = [wish if wish.get("idempotency_key") is not None else {**wish, "idempotency_key": secrets.token_urlsafe(18)} for wish in wishes]
     items: list[dict[str, Any]] = []
-    until = time.monotonic() + deadline
-    while len(items) < len(keyed):
-        lines = b"\n".join(orjson.dumps(wish) for wish in keyed[len(items) : len(items) + BATCH_SIZE])
-        ask = Ask("POST", "/v1/jobs/batch", headers={"content-type": "application/x-ndjson"}, body=lines)
-        answer = yield from call(ask, deadline)
-        told = orjson.loads(answer.body)
-        items += told["items"]
-        if told["items"]:
-            until = time.monotonic() + deadline
-        problem = told.get("problem")
-        if problem is not None:
-            if problem["status"] not in AGAIN or time.monotonic() > until:
-                raise ProblemError(problem["status"], problem)
-            yield Pause(random.uniform(0.5, 1))
+    try:
+        while len(items) < len(keyed):
+            ask = Ask("POST", "/v1/jobs/batch", headers={"content-type": "application/x-ndjson"}, body=_first_lines(keyed[len(items) :]))
+            answer = yield from call(ask, deadline)
+            told = orjson.loads(answer.body)
+            items += told["items"]
+            if "problem" in told:
+                problem = ProblemError(told["problem"]["status"], told["problem"], _read_seconds(answer))
+                pause = 1 if problem.retry_after is None else problem.retry_after
+                if problem.status not in AGAIN or pause > deadline or not told["items"]:
+                    raise problem
+                yield Pause(pause + random.uniform(0, 0.1))
+    except CallError as error:
+        error.batch, error.rest = Batch(items), keyed[len(items) :]
+        raise
     return Batch(items)
+
+
+def _first_lines(wishes: Sequence[Mapping[str, Any]]) -> bytes:
+    """As many as go into one request; one at least."""
+    lines: list[bytes] = []
+    size = 0
+    for wish in wishes[:BATCH_SIZE]:
+        lines.append(orjson.dumps(wish))
+        size += len(lines[-1])
+        if size > BATCH_BYTES:
+            break
+    return b"\n".join(lines)
 
 
 def wait(job_id: UUID | str, until: str, seconds: float, deadline: float) -> Steps[Job]:

@@ -64,6 +64,7 @@ def document() -> dict[str, Any]:
         "Sunset": header("until when the first of those is there (RFC 8594)"),
         "Link": header("with rel=successor-version: the latest version of each command that its anchor names"),
     }
+    again = {"Retry-After": header("seconds, where a limit or an outage ended it and a repeat may finish it")}
     link = {"show_batch": {"operationId": "show_batch", "parameters": {"batch_id": "$response.body#/batch_id"}}}
     responses: Responses = {
         "202": {
@@ -75,7 +76,7 @@ def document() -> dict[str, Any]:
         "207": {
             "description": "An answer for each item, in order: 202 is as binding as that of a single submission. With `problem`, the body was not"
             " taken to its end: the items that are answered for stand, what follows was refused or is unknown",
-            "headers": shown,
+            "headers": shown | again,
             "content": {"application/json": {"schema": BatchAnswerView.model_json_schema()}},
             "links": link,
         },

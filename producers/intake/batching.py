@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, cast
 from uuid import UUID
@@ -32,7 +32,7 @@ from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
 from producers.intake.parsing import check_encoding, read_flag, read_key, read_traceparent, unreadable
 from producers.intake.parts import Parts, Tx, parts_of
-from producers.intake.problems import LOST, Problem, as_problem, unavailable
+from producers.intake.problems import LOST, Problem, as_problem, in_flight, unavailable
 from producers.intake.representation import answer, deprecations
 from producers.intake.splitting import Array, BrokenError, Item, Lines, Splitter
 from producers.intake.submitting import key_taken, unique_held
@@ -67,6 +67,8 @@ class Receiving:
     known: Known | None
     splitter: Splitter
     trace: str | None
+    #: Items in one set.
+    most: int
     #: The set under way: its items, where it begins, how much text, and what tells it from another.
     start: int = 0
     wishes: list[Submission | None] = field(default_factory=list[Submission | None])
@@ -90,8 +92,8 @@ class Receiving:
     def is_full(self) -> bool:
         stored = self.known.sets.get(self.start) if self.known else None
         if stored is not None:
-            return len(self.wishes) >= stored
-        return len(self.wishes) >= SET_ITEMS or self.size >= SET_BYTES
+            return len(self.wishes) >= stored[0]
+        return len(self.wishes) >= self.most or self.size >= SET_BYTES
 
     def add(self, raw: Item) -> Problem | None:
         """Check an item and put it into the set. Returns what is wrong with it. Raises BrokenError where it is no JSON at all."""
@@ -148,6 +150,16 @@ class Receiving:
         if self.batch.key is not None:
             self.digest.update(hashlib.sha256(text).digest())
 
+    def jobs_of(self, starts: Iterable[int]) -> int:
+        """How many jobs these sets have already, from an earlier try: no limit counts them again."""
+        return sum(self.known.sets[start][1] for start in starts if start in self.known.sets) if self.known else 0
+
+    def meets_another(self, start: int) -> Problem:
+        """Where a set is not as it was written. One that was not there when this request began is written by another one of the same key, which
+        may have cut it elsewhere, as its limits were: only a repeat, which knows its size, can tell.
+        """
+        return _reused() if self.known and start in self.known.sets else in_flight()
+
     async def settle(self) -> None:
         """Wait for the set that is being written."""
         if self.writing is not None:
@@ -174,7 +186,8 @@ async def accept_batch(request: Request) -> Response:
     if known is not None and known.atomic != atomic:
         raise _reused()
     batch = Batch(tenant_id, known.id if known else uuid7(), name, atomic, f"key:{key.prefix}")
-    receiving = Receiving(request, parts, access, batch, known, splitter, read_traceparent(request.headers))
+    most = SET_ITEMS if atomic else parts.limiter.policy(tenant_id).set_size(SET_ITEMS)
+    receiving = Receiving(request, parts, access, batch, known, splitter, read_traceparent(request.headers), most)
     sets = parts.writers.sets
     if sets.receiving >= MOST_BATCHES:
         raise unavailable("too many batches are being received; nothing was accepted")
@@ -198,7 +211,7 @@ async def _accept_each(receiving: Receiving) -> Response:
         stopped = _stop(error)
     finally:
         await receiving.settle()
-    if receiving.items and not receiving.failed:
+    if (receiving.wishes or (receiving.items and stopped is None)) and not receiving.failed:
         await _hand_over(receiving, receiving.take(last=stopped is None))
         await receiving.settle()
     stopped = receiving.failed or stopped
@@ -221,10 +234,11 @@ async def _write(receiving: Receiving, part: Part) -> None:
     batch = receiving.batch
     try:
         part, refused = await _check_callbacks(receiving, part)
-        async with _within_limits(receiving, sum(wish is not None for wish in part.wishes)):
+        there = receiving.jobs_of([part.start])
+        async with _within_limits(receiving, sum(wish is not None for wish in part.wishes) - there):
             batch_id, answers = await receiving.parts.writers.sets.submit(lambda tx: write_part(tx, batch, part))
     except (Problem, BatchReusedError) as error:
-        receiving.failed = _stop(error)
+        receiving.failed = error if isinstance(error, Problem) else receiving.meets_another(part.start)
         receiving.whole = part.start
         return
     receiving.batch = replace(batch, id=batch_id)
@@ -257,9 +271,11 @@ async def _check_callbacks(receiving: Receiving, part: Part) -> tuple[Part, list
 async def _within_limits(receiving: Receiving, number: int) -> AsyncIterator[None]:
     """Around the writing of so many jobs. Raises Problem `rate-limited` or `backlog-full`."""
     limiter, batch, scope = receiving.parts.limiter, receiving.batch, receiving.request.scope
-    if number:
+    if number > 0:
         await limiter.charge(scope, batch.tenant_id, (batch.who or "").removeprefix("key:"), number)
-    with limiter.backlogs.admit(scope, batch.tenant_id, number):
+        with limiter.backlogs.admit(scope, batch.tenant_id, number):
+            yield
+    else:
         yield
 
 
@@ -335,7 +351,7 @@ async def _write_all(receiving: Receiving, file: IO[bytes], parts: int) -> Respo
         return batch_id, ids, new
 
     try:
-        async with _within_limits(receiving, receiving.items):
+        async with _within_limits(receiving, receiving.items - receiving.jobs_of(receiving.known.sets if receiving.known else ())):
             batch_id, ids, new = await receiving.parts.writers.sets.submit(write, sets=parts)
     except BatchReusedError as error:
         raise _stop(error) from None
@@ -422,6 +438,8 @@ def _told(receiving: Receiving, stopped: Problem | None) -> Response:
     headers = {"cache-control": "no-store", "location": f"/v1/batches/{receiving.batch.id}"} | _deprecations(receiving)
     if stopped is None and receiving.new == 0 and receiving.accepted:
         headers["idempotency-replayed"] = "true"
+    if stopped is not None and "retry-after" in stopped.headers:
+        headers["retry-after"] = stopped.headers["retry-after"]
     return Response(body + b"}", 207, headers, "application/json")
 
 

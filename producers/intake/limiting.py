@@ -28,6 +28,8 @@ from producers.intake.problems import Problem
 CHUNK_LIVES = 1.0
 LOOK_EVERY = 2.0
 COUNT_EVERY = 1.0
+#: Seconds for which a rate may owe a batch's next set.
+SET_SECONDS = 10
 #: Seconds after which it is worthwhile to look whether there is room again.
 ROOM_AGAIN = 2
 
@@ -49,6 +51,12 @@ class Policy(NamedTuple):
     submissions: Rate | None = None
     each_key: Rate | None = None
     open_jobs: int | None = None
+
+    def set_size(self, most: int) -> int:
+        """How many jobs of a batch, of at most so many, are asked for together: so few that a refused batch soon goes on."""
+        rates = [int(each.rate * SET_SECONDS) for each in (self.submissions, self.each_key) if each is not None]
+        room = most if self.open_jobs is None else self.open_jobs // 10
+        return max(1, min(most, room, *rates))
 
     @classmethod
     def of(cls, kept: Kept, default: Mapping[str, Any]) -> Policy:
@@ -291,11 +299,17 @@ class Backlogs:
 
     @contextmanager
     def admit(self, scope: Scope, tenant_id: int, number: int = 1) -> Iterator[None]:
-        """Around the writing of so many jobs. Raises Problem `backlog-full`: then nothing is to be written."""
+        """Around the writing of so many jobs. Raises Problem `backlog-full`, or `too-large` if there is never room for them: then nothing is to be
+        written.
+        """
         most = self._limiter.policy(tenant_id).open_jobs
         if most is None:
             yield
             return
+        if number > most:
+            raise Problem(
+                "too-large", f"{number} jobs at once are more than the {most} that the tenant may have open; nothing was accepted"
+            )
         there = sum(each.get(tenant_id, 0) for each in (self._counted, self._since, self._under_way))
         left = max(0, most - there - number)
         own = [(b"ratelimit-policy", f'"open-jobs";q={most}'.encode()), (b"ratelimit", f'"open-jobs";r={left};t={ROOM_AGAIN}'.encode())]

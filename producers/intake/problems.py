@@ -117,6 +117,10 @@ def outcome_unknown() -> Problem:
     return Problem("outcome-unknown", detail, headers={"retry-after": "2"})
 
 
+def in_flight(keys: str = "this Idempotency-Key") -> Problem:
+    return Problem("key-in-flight", f"another request with {keys} is still being accepted", headers={"retry-after": "1"})
+
+
 def not_found(what: str) -> Problem:
     return Problem("not-found", f"there is no {what}")
 

@@ -20,7 +20,7 @@ import structlog
 
 from ledger.batches import BatchReusedError
 from ledger.connection import Database
-from producers.intake.problems import Problem, outcome_unknown, unavailable
+from producers.intake.problems import Problem, in_flight, outcome_unknown, unavailable
 from producers.intake.writing import Link
 
 log = structlog.get_logger()
@@ -49,8 +49,7 @@ class Waiting(Generic[T]):
         if self.lost:
             return outcome_unknown()
         if self.locked:
-            detail = "another request with this Idempotency-Key, or one of these keys, is still being accepted"
-            return Problem("key-in-flight", detail, headers={"retry-after": "1"})
+            return in_flight("this Idempotency-Key, or one of these keys,")
         return unavailable()
 
     def resolve(self, outcome: T | BaseException) -> None:

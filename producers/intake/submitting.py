@@ -23,7 +23,7 @@ from ledger.jobs import Submission
 from ledger.unique import name_of
 from ledger.waking import Waker
 from producers.intake import metrics
-from producers.intake.problems import Problem, outcome_unknown, unavailable
+from producers.intake.problems import Problem, in_flight, outcome_unknown, unavailable
 from producers.intake.sets import SetWriter
 from producers.intake.writing import Accepted, Answer, KeyTaken, Link, UniqueHeld
 
@@ -240,8 +240,7 @@ class Writers:
     def _wait_for_lock(self, member: Pending) -> None:
         """Its key is being accepted in somebody else's transaction: it waits aside, until its time is up."""
         if time.monotonic() > member.since + self._database.deadlines.lock:
-            detail = "another request with this Idempotency-Key, or this unique key, is still being accepted"
-            busy = Problem("key-in-flight", detail, headers={"retry-after": "1"})
+            busy = in_flight("this Idempotency-Key, or this unique key,")
             self._resolve([(member, member.give_up() if member.lost else busy)])
             return
         with self._lock:

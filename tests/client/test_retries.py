@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from ledger.connection import Database
 from ledger.roles import Role
-from producers.client import ProblemError, UnreachableError
+from producers.client import ProblemError, UnreachableError, operations
 from producers.client.operations import Answer, Ask, Pause
 from producers.client.operations import call as asking
 from tests.client.conftest import Call
-from tests.intake.conftest import DEADLINES, Api, count, running_intake
+from tests.intake.conftest import DEADLINES, Api, Worker, count, eventually, running_intake
 from tests.intake.proxy import Proxy
 from tests.intake.test_limits import limited
 
@@ -125,6 +126,82 @@ def test_what_may_have_been_done_and_has_no_key_is_not_repeated(call: Call, api:
     proxy.close()
 
     assert api.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"
+
+
+def notes(number: int) -> list[dict[str, Any]]:
+    return [{"command": "tests.note", "payload": {"text": str(n)}} for n in range(number)]
+
+
+def texts(api: Api, ids: Sequence[str | None]) -> list[str]:
+    return [job["payload"]["text"] for job in api.get("/v1/jobs?limit=500&ids=" + ",".join(filter(None, ids)), "seeing").json()["items"]]
+
+
+@pytest.mark.parametrize("limits", [{"submissions": {"rate": 200, "burst": 20}}, {"each_key": {"rate": 200, "burst": 20}}])
+def test_many_get_through_a_burst_that_is_smaller_than_a_set_of_them(call: Call, api: Api, database: Database, limits: dict[str, Any]):
+    limited(api, limits, database)
+
+    batch = call("submit_many", notes(700), deadline=5)
+
+    assert ([item["status"] for item in batch.items], count(database, api)) == ([202] * 700, 700)
+    assert texts(api, batch.ids[300:700]) == [str(n) for n in range(300, 700)]
+
+
+def test_many_get_through_as_jobs_of_a_tenant_with_few_open_ones_end(call: Call, api: Api, database: Database, worker: Worker):
+    limited(api, {"open_jobs": 20}, database)
+    end = threading.Thread(target=lambda: [worker.complete(worker.begin(job), "null") for job in first_jobs(api, 15)])
+    end.start()
+
+    batch = call("submit_many", notes(30))
+    end.join()
+
+    assert ([item["status"] for item in batch.items], count(database, api)) == ([202] * 30, 30)
+
+
+def first_jobs(api: Api, number: int) -> list[str]:
+    shown: list[str] = []
+
+    def look() -> bool:
+        shown[:] = [job["id"] for job in api.get("/v1/jobs").json()["items"]]
+        return len(shown) >= number
+
+    eventually(look)
+    return shown[-number:]
+
+
+def test_what_is_raised_in_the_middle_of_many_holds_what_was_answered_and_the_rest(call: Call, api: Api, database: Database):
+    limited(api, {"submissions": {"rate": 0.1, "burst": 5}}, database)
+
+    with pytest.raises(ProblemError, match="429 rate-limited") as caught:
+        call("submit_many", notes(12), deadline=5)
+    limited(api, {}, database)
+    then = call("submit_many", caught.value.rest)
+
+    ids = [*caught.value.batch.ids, *then.ids]
+    assert (len(caught.value.batch.items), len(caught.value.rest)) == (5, 7)
+    assert (texts(api, ids), count(database, api)) == ([str(n) for n in range(12)], 12)
+
+
+def test_many_of_unknown_outcome_are_submitted_again_from_what_was_raised_and_none_is_doubled(call: Call, api: Api, database: Database):
+    proxy = Proxy(api.url)
+    proxy.lose(b"POST /v1/jobs/batch ", then_refuse=True)
+
+    with pytest.raises(UnreachableError) as caught:
+        call("submit_many", notes(20), url=proxy.url, deadline=1)
+    proxy.close()
+    there = count(database, api)
+    batch = call("submit_many", caught.value.rest)
+
+    assert (there, count(database, api)) == (20, 20)
+    assert [item.get("replayed") for item in batch.items] == [True] * 20
+
+
+def test_large_submissions_go_in_requests_that_are_not_too_large(call: Call, api: Api, database: Database, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(operations, "BATCH_BYTES", 2000)
+
+    batch = call("submit_many", notes(50))
+
+    assert 3 <= count(database, api, "batches") < 25
+    assert (texts(api, batch.ids), count(database, api)) == ([str(n) for n in range(50)], 50)
 
 
 @pytest.mark.parametrize("told, least", [("7", 7.0), ("45", 45.0), ("²", 0.0), ("Fri, 27 Nov 2026 12:00:00 GMT", 0.0), ("-1", 0.0)])

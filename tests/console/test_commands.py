@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx2
 import psycopg
 import pytest
 
@@ -96,6 +97,22 @@ def test_a_file_of_submissions_is_submitted_once_and_says_what_was_refused(dev: 
     assert some.stdout.startswith("line 4 is refused: /command: unknown command 'test.devide'")
     assert some.stdout.endswith("3 accepted, 1 refused\n")
     assert [item["status"] for item in json.loads(for_scripts.stdout)["items"]] == [202, 202, 422, 202]
+
+
+def test_a_file_is_submitted_however_long_a_limit_makes_it_wait(dev: Dev):
+    platform = {"authorization": f"Bearer {dev.announced['keys']['platform']}"}
+    with httpx2.Client(base_url=dev.announced["url"], headers=platform, trust_env=False) as http:
+        http.post("/v1/tenants", json={"slug": "slow", "name": "Slow"}).raise_for_status()
+        key = http.post("/v1/keys?tenant=slow", json={"role": "submitter", "name": "slow"}).json()["key"]
+        limits = {"submissions": {"rate": 0.5, "burst": 5}}
+        http.put("/v1/limits?tenant=slow", json=limits, headers={"if-match": "*"}).raise_for_status()
+        eventually(lambda: "ratelimit" in http.post("/v1/jobs", headers={"authorization": f"Bearer {key}"}, json={}).headers, 20)
+    line = json.dumps({"command": "test.divide", "payload": {"dividend": 1, "divisor": 1}})
+
+    done = dev.run("submit", "--batch", "-", given="\n".join([line] * 8), HAULIER_URL=dev.announced["url"], HAULIER_API_KEY=key)
+
+    assert (done.returncode, done.stdout) == (0, "8 accepted, 0 refused\n"), done.stderr
+    assert "wait for a limit" in done.stderr
 
 
 def test_a_file_that_nobody_takes_may_be_sent_again(dev: Dev):

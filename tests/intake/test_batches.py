@@ -19,6 +19,7 @@ from ledger.connection import Database
 from producers.intake import batching
 from producers.intake.views import AtomicBatchView, BatchAnswerView, BatchView
 from tests.intake.conftest import NOTE, Api, Worker, archive_all, count, eventually, running_intake
+from tests.intake.test_limits import limited
 from tests.intake.test_strict_json import BEGIN, END, REFUSED
 
 JSON, LINES = "application/json", "application/x-ndjson"
@@ -394,6 +395,35 @@ def test_a_connection_cut_in_the_middle_is_repeated_safely(api: Api, database: D
     assert (settled, count(database, api)) == (1300, 1300)
     shown = [api.get(f"/v1/jobs/{job}").json()["labels"]["n"] for job in (ids(answer)[0], ids(answer)[700], ids(answer)[1299])]
     assert shown == ["0", "700", "1299"]
+
+
+def test_a_body_that_breaks_at_the_end_of_a_set_is_mended_and_repeated(api: Api, database: Database):
+    whole = [note(n) for n in range(501)]
+    broken = encode(whole[:500])[:-1] + b', {"x"}]'
+
+    first, mended = send(api, broken, "b"), send(api, whole, "b")
+
+    assert (len(first.json()["items"]), first.json()["problem"]["type"]) == (500, "/problems/malformed-json")
+    assert [item["status"] for item in mended.json()["items"]] == [202] * 501
+    assert (ids(mended)[:500], count(database, api)) == (ids(first), 501)
+
+
+def test_a_batch_that_another_request_of_its_key_has_cut_elsewhere_is_told_to_come_again(api: Api, database: Database):
+    """Tighter limits make smaller sets; the request that began before they came knows nothing of that."""
+    wire = Wire(api, len(BODY), "b")
+    wire.send(BODY[: place_of(b'"100"')])
+    eventually(lambda: api.server and api.server._parts.writers.sets.receiving)
+    limited(api, {"submissions": {"rate": 5, "burst": 2000}}, database)
+
+    other = send(api, BODY, "b")
+    wire.send(BODY[place_of(b'"100"') :])
+    told = wire.answer()
+    wire.cut()
+
+    assert [item["status"] for item in other.json()["items"]] == [202] * 1300
+    assert told.startswith(b"HTTP/1.1 409 ")
+    assert b"retry-after: 1\r\n" in told
+    assert (ids(send(api, BODY, "b")), count(database, api)) == (ids(other), 1300)
 
 
 def test_a_batch_that_was_cut_says_so_until_it_is_repeated(api: Api, database: Database):

@@ -14,6 +14,8 @@ import pytest
 
 from console.servers.redis import RedisServer
 from ledger.connection import Database
+from producers.intake import limiting
+from producers.intake.limiting import Policy, Rate
 from producers.intake.views import LimitsView
 from tests.intake.conftest import NOTE, Api, count, eventually, running_intake
 
@@ -158,9 +160,78 @@ def test_a_batch_costs_its_number_of_items(api: Api, database: Database):
     second = api.post("/v1/jobs/batch?atomic=true", [NOTE] * 3)
     third = api.post("/v1/jobs/batch", [NOTE] * 3)
 
-    assert (first.status_code, second.status_code, third.status_code) == (202, 429, 429)
-    assert count(database, api) == 8
-    assert [api.submit().status_code for _ in range(3)] == [202, 202, 429]
+    assert (first.status_code, second.status_code, third.status_code) == (202, 429, 207)
+    assert ([item["status"] for item in third.json()["items"]], third.json()["problem"]["type"]) == ([202] * 2, "/problems/rate-limited")
+    assert 1 <= int(third.headers["retry-after"]) <= 10
+    assert count(database, api) == 10
+    assert api.submit().status_code == 429
+
+
+def test_a_batch_is_taken_bit_by_bit_and_a_repeat_with_its_key_goes_on_behind_what_is_there(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    """Far more than a burst: each time what there is room for, and nothing is counted twice."""
+    monkeypatch.setattr(limiting, "SET_SECONDS", 1)
+    limited(api, {"submissions": {"rate": 100, "burst": 20}}, database)
+    body, key = [NOTE] * 400, {"idempotency-key": "a batch"}
+    began, taken = time.monotonic(), list[int]()
+
+    while (answer := api.post("/v1/jobs/batch", body, headers=key)).status_code == 429 or "problem" in answer.json():
+        assert time.monotonic() - began < 20
+        taken.append(len(answer.json().get("items", ())))
+        wait_until = time.monotonic() + int(answer.headers["retry-after"])
+        eventually(lambda until=wait_until: time.monotonic() >= until)
+    again = api.post("/v1/jobs/batch", body, headers=key)
+
+    assert [item["status"] for item in answer.json()["items"]] == [202] * 400
+    assert (taken[:3], taken) == ([100, 200, 300], sorted(set(taken)))  # each try got on
+    assert (again.status_code, again.headers["idempotency-replayed"], count(database, api)) == (207, "true", 400)
+
+
+@pytest.mark.parametrize(
+    ("policy", "size"),
+    [
+        (Policy(), 500),
+        (Policy(Rate(1000, 1)), 500),
+        (Policy(Rate(3.5, 1000)), 35),
+        (Policy(Rate(0.01, 1000)), 1),
+        (Policy(Rate(20, 5), Rate(2, 5)), 20),
+        (Policy(open_jobs=70), 7),
+        (Policy(Rate(1, 1), open_jobs=1), 1),
+    ],
+)
+def test_a_set_of_a_batch_is_so_small_that_the_next_is_soon_let_in(policy: Policy, size: int):
+    assert policy.set_size(500) == size
+
+
+@pytest.mark.parametrize("limits", [{"submissions": {"rate": 0.01, "burst": 20}}, {"open_jobs": 20}])
+def test_what_a_batch_has_already_is_not_refused_by_a_limit(api: Api, database: Database, limits: dict[str, Any]):
+    limited(api, limits, database)
+    first = [
+        api.post(f"/v1/jobs/batch{query}", [NOTE] * 10, headers={"idempotency-key": query or "each"}) for query in ("", "?atomic=true")
+    ]
+    full = api.submit()
+
+    again = [
+        api.post(f"/v1/jobs/batch{query}", [NOTE] * 10, headers={"idempotency-key": query or "each"}) for query in ("", "?atomic=true")
+    ]
+
+    assert [answer.status_code for answer in (*first, full, *again)] == [207, 202, 429, 207, 202]
+    assert [answer.json() for answer in again][1] == first[1].json()
+    assert [answer.headers["idempotency-replayed"] for answer in again] == ["true", "true"]
+    assert count(database, api) == 20
+
+
+def test_a_batch_is_taken_in_part_by_a_tenant_that_may_have_few_open_jobs(api: Api, database: Database):
+    limited(api, {"open_jobs": 50}, database)
+
+    part = api.post("/v1/jobs/batch", [NOTE] * 60)
+    all_or_none = api.post("/v1/jobs/batch?atomic=true", [NOTE] * 51)
+
+    assert (part.status_code, len(part.json()["items"]), part.json()["problem"]["type"]) == (207, 50, "/problems/backlog-full")
+    assert part.headers["retry-after"] == "2"
+    assert (all_or_none.status_code, all_or_none.json()["type"]) == (413, "/problems/too-large")
+    assert count(database, api) == 50
 
 
 def test_a_tenant_with_as_many_open_jobs_as_it_may_gets_no_more(api: Api, database: Database):
