@@ -191,11 +191,8 @@ async def accept_batch(request: Request) -> Response:
     sets = parts.writers.sets
     if sets.receiving >= MOST_BATCHES:
         raise unavailable("too many batches are being received; nothing was accepted")
-    sets.receiving += 1
-    try:
+    with sets.receive():
         return await (_accept_all_or_none(receiving) if atomic else _accept_each(receiving))
-    finally:
-        sets.receiving -= 1
 
 
 async def _accept_each(receiving: Receiving) -> Response:
