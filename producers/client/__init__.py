@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from producers.client.drivers import AsyncClient, Client
 from producers.client.following import Event
-from producers.client.operations import Batch, CallError, ProblemError, UnreachableError
+from producers.client.operations import Batch, CallError, NoResultError, ProblemError, UnreachableError
 
-__all__ = ["AsyncClient", "Batch", "CallError", "Client", "Event", "ProblemError", "UnreachableError"]
+__all__ = ["AsyncClient", "Batch", "CallError", "Client", "Event", "NoResultError", "ProblemError", "UnreachableError"]

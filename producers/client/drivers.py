@@ -16,7 +16,7 @@ import httpx2
 from pipelines.command import Command
 from producers.client import following, operations
 from producers.client.following import Event, Following, Read
-from producers.client.operations import Answer, Ask, Batch, Job, Lost, Pause, Reply, Steps
+from producers.client.operations import Answer, Ask, Batch, Job, Lost, M, Pause, Reply, Steps
 
 T = TypeVar("T")
 Until = Literal["job", "family"]
@@ -76,6 +76,13 @@ class Client:
         """The job once it has ended; with `until="family"`, once all that came of it has too. Raises TimeoutError."""
         return self._run(operations.wait(job_id, until, timeout, self._deadline))
 
+    def result(self, job_id: UUID | str, model: type[M], *, timeout: float = 300) -> M:
+        """What a job came to, once it has ended, as the model that its command names. The key must see payloads.
+
+        Raises NoResultError where it ended otherwise, TimeoutError, and pydantic.ValidationError where the result is no such model.
+        """
+        return self._run(operations.result(job_id, model, timeout, self._deadline))
+
     def follow(self, job_id: UUID | str, *, until: Until = "job", after: str | None = None) -> Generator[Event, None, None]:
         """A job's events from its first on, or from behind that with the id `after`, as they happen, until it has ended; with `until="family"`,
         those of all that comes of it. Cut connections are taken up where they were cut. While it runs, `progress` comes too.
@@ -105,6 +112,13 @@ class Client:
 
     def replay(self, job_id: UUID | str, reason: str, **fields: Any) -> Job:
         return self._run(operations.write(f"/v1/dead-letters/{job_id}/replay", {"reason": reason, **fields}, self._deadline))
+
+    def resolve(
+        self, job_id: UUID | str, step: str, outcome: Literal["happened", "did_not_happen"], reason: str, *, result: Any = None
+    ) -> Job:
+        """Say how a dead job's call to the outside ended, if that is unknown; `result`: what it answered. Once nothing is unknown, the job goes on."""
+        said = {"step": step, "outcome": outcome, "reason": reason, "result": result}
+        return self._run(operations.write(f"/v1/dead-letters/{job_id}/resolve", said, self._deadline))
 
     def watch_token(self, job_id: UUID | str, **wanted: Any) -> dict[str, Any]:
         """A token for a browser: `{"token", "job_id", "expires_at", "payloads"}`."""
@@ -185,6 +199,9 @@ class AsyncClient:
     async def wait(self, job_id: UUID | str, *, until: Until = "job", timeout: float = 300) -> Job:  # noqa: ASYNC109  (the server waits too)
         return await self._run(operations.wait(job_id, until, timeout, self._deadline))
 
+    async def result(self, job_id: UUID | str, model: type[M], *, timeout: float = 300) -> M:  # noqa: ASYNC109  (the server waits too)
+        return await self._run(operations.result(job_id, model, timeout, self._deadline))
+
     def follow(self, job_id: UUID | str, *, until: Until = "job", after: str | None = None) -> AsyncGenerator[Event, None]:
         """`async for`. Who leaves it early closes it: `async with contextlib.aclosing(client.follow(…)) as events`."""
         query = {"family": "true"} if until == "family" else {}
@@ -208,6 +225,12 @@ class AsyncClient:
 
     async def replay(self, job_id: UUID | str, reason: str, **fields: Any) -> Job:
         return await self._run(operations.write(f"/v1/dead-letters/{job_id}/replay", {"reason": reason, **fields}, self._deadline))
+
+    async def resolve(
+        self, job_id: UUID | str, step: str, outcome: Literal["happened", "did_not_happen"], reason: str, *, result: Any = None
+    ) -> Job:
+        said = {"step": step, "outcome": outcome, "reason": reason, "result": result}
+        return await self._run(operations.write(f"/v1/dead-letters/{job_id}/resolve", said, self._deadline))
 
     async def watch_token(self, job_id: UUID | str, **wanted: Any) -> dict[str, Any]:
         return await self._run(operations.write(f"/v1/jobs/{job_id}/watch-token", wanted, self._deadline, repeatable=True))

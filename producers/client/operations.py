@@ -14,10 +14,12 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import orjson
+from pydantic import BaseModel
 
 from pipelines.command import Command
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 Job = dict[str, Any]
 
 FINAL = frozenset({"succeeded", "rejected", "dead", "cancelled"})
@@ -105,6 +107,14 @@ class ProblemError(CallError):
 
 class UnreachableError(CallError):
     """No answer came until the deadline. A submission may have been accepted all the same: repeat it with its key."""
+
+
+class NoResultError(Exception):
+    """There is no result, and there will be none. `job` is as it ended."""
+
+    def __init__(self, job: Job, why: str) -> None:
+        self.job = job
+        super().__init__(f"job {job['id']} {why}")
 
 
 def call(ask: Ask, deadline: float, *, least: float = 0) -> Steps[Answer]:
@@ -233,3 +243,18 @@ def wait(job_id: UUID | str, until: str, seconds: float, deadline: float) -> Ste
             raise TimeoutError(f"job {job_id} is {job['state']} after {seconds:g} s")
         if "preference-applied" not in answer.headers:  # an intake that does not hold answers says when to come again
             yield Pause(min(left, float(answer.headers.get("retry-after", 1))))
+
+
+def result(job_id: UUID | str, model: type[M], seconds: float, deadline: float) -> Steps[M]:
+    """What a job came to, once it has ended. Raises NoResultError, TimeoutError, and pydantic.ValidationError where it is no such model."""
+    job = yield from wait(job_id, "job", seconds, deadline)
+    if job["state"] != "succeeded":
+        error: dict[str, Any] = job["error"] or {}
+        why = ": ".join(str(each) for each in (error.get("code"), error.get("message")) if each)
+        raise NoResultError(job, f"is {job['state']}{f', {why}' if why else ''}")
+    found = job["result"]
+    if found is None:
+        found = yield from read(f"/v1/jobs/{job_id}/result", deadline)  # 410 if it was there once
+    if found is None:
+        raise NoResultError(job, "has no result, or it is not shown to this key, which has no payloads")
+    return model.model_validate_json(orjson.dumps(found))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from typing import assert_type
+from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
+from ledger import calls
 from ledger.connection import Database
-from producers.client import ProblemError, UnreachableError
+from producers.client import AsyncClient, Client, NoResultError, ProblemError, UnreachableError
 from tests.client.conftest import Call
-from tests.intake.commands import Note
+from tests.intake.commands import Note, Noted
 from tests.intake.conftest import Api, Worker, count, eventually
 from tests.intake.proxy import Proxy
 from tests.intake.test_limits import limited
@@ -105,6 +110,83 @@ def test_a_client_works_with_a_watch_token(call: Call, api: Api):
     assert call("job", job_id, key=token)["id"] == job_id
     with pytest.raises(ProblemError, match="403"):
         call("cancel", job_id, key=token)
+
+
+def test_a_result_comes_as_the_model_that_was_asked_for(call: Call, api: Api, worker: Worker):
+    job_id = api.accepted()
+    thread = threading.Thread(target=lambda: worker.complete(worker.begin(job_id), '{"length": 5}'))
+    thread.start()
+
+    result = call("result", job_id, Noted, timeout=20, role="seeing")
+    thread.join()
+
+    assert result == Noted(length=5)
+    with pytest.raises(ValidationError, match="text"):
+        call("result", job_id, Note, role="seeing")
+
+
+def test_without_a_result_the_job_s_end_is_told(call: Call, api: Api, worker: Worker):
+    dead, cancelled, open_job = api.accepted(), api.accepted(), api.accepted()
+    worker.kill(dead)
+    api.post(f"/v1/jobs/{cancelled}/cancel")
+
+    with pytest.raises(NoResultError, match=f"job {dead} is dead, broken: it Broke") as caught:
+        call("result", dead, Noted, role="seeing")
+    with pytest.raises(NoResultError, match=r"is cancelled$"):
+        call("result", cancelled, Noted)
+    with pytest.raises(TimeoutError):
+        call("result", open_job, Noted, timeout=0.1)
+
+    assert caught.value.job["reason"] == "permanent"
+
+
+def test_a_result_that_is_not_shown_or_gone_is_none(call: Call, api: Api, worker: Worker, database: Database):
+    shown, gone = api.accepted(), api.accepted({"command": "tests.note@2", "payload": {"text": "hello", "title": "Greeting"}})
+    for job_id in (shown, gone):
+        worker.complete(worker.begin(job_id), '{"length": 5}')
+    with database.plumbing() as tx:
+        tx.execute("update haulier.jobs set finished_at = now() - interval '2 hours' where id = %s", (gone,))
+
+    with pytest.raises(NoResultError, match="this key, which has no payloads"):
+        call("result", shown, Noted)
+    with pytest.raises(ProblemError, match="410 gone"):
+        call("result", gone, Noted, role="seeing")
+
+
+def test_a_type_checker_knows_what_a_result_is(api: Api, worker: Worker):
+    job_id = api.accepted()
+    worker.complete(worker.begin(job_id), '{"length": 5}')
+
+    async def read() -> int:
+        async with AsyncClient(api.url, api.keys["seeing"]) as client:
+            return assert_type(await client.result(job_id, Noted), Noted).length
+
+    with Client(api.url, api.keys["seeing"]) as client:
+        length = assert_type(client.result(job_id, Noted), Noted).length
+
+    assert length == asyncio.run(read()) == 5
+
+
+@pytest.mark.parametrize("outcome, told", [("happened", {"id": 7}), ("did_not_happen", None)])
+def test_a_call_of_unknown_outcome_is_resolved_and_the_job_goes_on(
+    call: Call, api: Api, worker: Worker, database: Database, outcome: str, told: object
+):
+    job_id = api.accepted()
+    lease = worker.begin(job_id)
+    with database.plumbing() as tx:
+        for step in ("charge", "ship"):
+            calls.intend(tx, lease, step, 0, honours_key=False)
+    worker.bury(lease, "needs_review")
+
+    first = call("resolve", job_id, "ship", "did_not_happen", "asked the carrier", role="operator")
+    second = call("resolve", job_id, "charge", outcome, "asked the bank", result=told, role="operator")
+
+    assert (first["state"], second["state"]) == ("dead", "queued")
+    with database.plumbing() as tx:
+        found = calls.find(tx, UUID(job_id), "charge", 0)
+    assert getattr(found, "result", None) == told
+    with pytest.raises(ProblemError, match="409 wrong-state"):
+        call("resolve", job_id, "charge", outcome, "asked again", role="operator")
 
 
 def test_cancelling_and_replaying(call: Call, api: Api, worker: Worker):
