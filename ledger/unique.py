@@ -45,10 +45,13 @@ class Held:
 
 @dataclass(slots=True)
 class Outcome:
-    """By the wish's id: those that are new, and those that met a holder. The others were there before, by their id or idempotency key."""
+    """By the wish's id: those that are new, those that met a holder, and the jobs that were cancelled for one. The others were there before,
+    by their id or idempotency key.
+    """
 
     new: dict[UUID, Times] = field(default_factory=dict[UUID, Times])
     held: dict[UUID, Held] = field(default_factory=dict[UUID, Held])
+    replaced: dict[UUID, UUID] = field(default_factory=dict[UUID, UUID])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,12 @@ cancelled as (
      where id = any(array(select id from replaced)) and state in ('scheduled', 'waiting', 'queued')
     returning id, tenant_id, seq, attempt),
 taken as (
-    delete from haulier.outbox where job_id = any(array(select id from cancelled)))
-insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who, data)
-select c.id, c.seq, c.tenant_id, 'cancelled', 'cancelled', c.attempt, r.who, jsonb_build_object('replaced_by', r.replaced_by)
-  from cancelled c join replaced r using (id)
+    delete from haulier.outbox where job_id = any(array(select id from cancelled))),
+told as (
+    insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, who, data)
+    select c.id, c.seq, c.tenant_id, 'cancelled', 'cancelled', c.attempt, r.who, jsonb_build_object('replaced_by', r.replaced_by)
+      from cancelled c join replaced r using (id))
+select r.replaced_by, c.id from cancelled c join replaced r using (id)
 """
 
 LOSE = """
@@ -153,11 +158,11 @@ def submit(tx: Tx, wishes: Sequence[Submission], *, wake: bool = False) -> Outco
     new = jobs.submit(tx, decided.accepted, wake=wake)
     if any(wish.unique and wish.id not in new for wish in decided.accepted):
         raise psycopg.errors.SerializationFailure("the idempotency key of a unique submission was accepted elsewhere just now")
-    _run(tx, REPLACE, replaced + decided.replaced)
+    cancelled = _replace(tx, replaced + decided.replaced)
     _run(tx, TAKE, [_row(name, wish.id, wish.unique) for name, wish in decided.taken.items() if made.get(name) != wish.id])
     _run(tx, GIVE_BACK, [_row(name) for name in made if name not in decided.taken])
     _run(tx, NAME, decided.named)
-    return Outcome(new, decided.held)
+    return Outcome(new, decided.held, cancelled)
 
 
 class _Decision:
@@ -252,6 +257,11 @@ def _displace(tx: Tx, displaced: Sequence[tuple[Name, Holder]]) -> set[UUID]:
             lost.append(_row(name, holder.job_id))
     _run(tx, LOSE, lost)
     return waiting
+
+
+def _replace(tx: Tx, rows: Sequence[dict[str, Any]]) -> dict[UUID, UUID]:
+    """Cancel these. Returns, by the id of the wish that took its place, each job that was."""
+    return dict(tx.execute(REPLACE, {"rows": orjson.dumps(rows).decode()}).fetchall()) if rows else {}
 
 
 def _replacing(job_id: UUID, wish: Submission) -> dict[str, Any]:

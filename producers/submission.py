@@ -39,7 +39,7 @@ from ledger.unique import HeldError
 from ledger.unique import submit as submit_unique
 from pipelines.command import WHOLE, Command, Handler, canonical
 from pipelines.load import load, versions_of
-from producers import strict_json
+from producers import hints, strict_json
 
 YEAR = timedelta(days=366)
 #: A week is promised; a name longer than this is none.
@@ -343,6 +343,8 @@ def submit(
         with tx.transaction():
             _check_isolation(tx)
             outcome = submit_unique(tx, [wish])
+        for job_id in outcome.replaced.values():
+            hints.keep(tx, job_id, owner.id)
         if held := outcome.held.get(wish.id):
             if held.refused:
                 raise HeldError(unique.key, held.holder)
@@ -375,7 +377,8 @@ def _as_asked(unique: Unique) -> dict[str, Any]:
 
 
 def wake(connection: Caller | str) -> None:
-    """After the commit of what was submitted: wake a relay that sleeps. Takes a connection without an open transaction, or a URL.
+    """After the commit of what was submitted: wake a relay that sleeps, and with the connection that submitted whoever waits for a job that was
+    replaced (through HAULIER_REDIS_URL). Takes a connection without an open transaction, or a URL.
 
     Raises RuntimeError inside a transaction: NOTIFY would hold up every other commit, and tell of what is not there yet.
     """
@@ -386,12 +389,15 @@ def wake(connection: Caller | str) -> None:
         if connection.in_transaction():
             raise RuntimeError("wake() is for after the commit; this connection has a transaction open")
         with connection.begin():
-            workers.wake(_driver(connection))
+            driver = _driver(connection)
+            workers.wake(driver)
+        hints.tell(driver)
     else:
         if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
             raise RuntimeError("wake() is for after the commit; this connection has a transaction open")
         with connection.transaction():
             workers.wake(connection)
+        hints.tell(connection)
 
 
 def _driver(connection: Caller) -> psycopg.Connection[Any]:

@@ -15,7 +15,7 @@ from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
 from producers.intake.contract import LIMITED, Responses, header, problems
 from producers.intake.parsing import KEY_PATTERN, read_flag, read_json, read_key, read_traceparent
-from producers.intake.parts import Parts, Tx, parts_of
+from producers.intake.parts import Parts, Tx, parts_of, tell_of
 from producers.intake.problems import Problem
 from producers.intake.representation import DEPRECATION, Viewer, answer, as_submitted, deprecation, polling
 from producers.intake.views import ValidView
@@ -51,7 +51,7 @@ async def accept_job(request: Request) -> Response:
     access = Access(key)
     if accepted.times is not None:
         metrics.ACCEPTED.labels(wish.command).inc()
-        parts.changes.tell(wish.id, wish.id, wish.tenant_id)
+        tell_of(parts, wish.tenant_id, wish.id, accepted.replaced)
     told = _replayed(accepted) | deprecation(wish.command, parts.handlers)
     if preference.wait:
         return await _show_ended(request, access, accepted, preference, preference.wait, told)

@@ -31,7 +31,7 @@ from producers import strict_json
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
 from producers.intake.parsing import check_encoding, read_flag, read_key, read_traceparent, unreadable
-from producers.intake.parts import Parts, Tx, parts_of
+from producers.intake.parts import Parts, Tx, parts_of, tell_of
 from producers.intake.problems import LOST, Problem, as_problem, in_flight, unavailable
 from producers.intake.representation import answer, deprecations
 from producers.intake.splitting import Array, BrokenError, Item, Lines, Splitter
@@ -285,13 +285,19 @@ def _count(receiving: Receiving, part: Part, answers: Sequence[Answer | None]) -
         metrics.ACCEPTED.labels(command).inc(number)
     if new:
         metrics.SET_SIZE.observe(len(new))
-        receiving.parts.changes.tell(new[-1].id, new[-1].id, new[-1].tenant_id)  # whoever follows the tenant then sees all that is new
+        # Whoever follows the tenant then sees all that is new.
+        tell_of(receiving.parts, new[-1].tenant_id, new[-1].id, *_replaced(answers))
 
 
 def _new(part: Part, answers: Sequence[Answer | None]) -> Iterator[Submission]:
     for wish, each in zip(part.wishes, answers, strict=True):
         if wish is not None and isinstance(each, Accepted) and each.job_id == wish.id:
             yield wish
+
+
+def _replaced(answers: Sequence[Answer | None]) -> list[UUID]:
+    """The jobs that were cancelled for new ones."""
+    return [each.replaced for each in answers if isinstance(each, Accepted) and each.replaced is not None]
 
 
 def _used(part: Part, answers: Sequence[Answer | None]) -> set[str]:
@@ -334,28 +340,30 @@ async def _spool(receiving: Receiving, part: Part, file: IO[bytes]) -> list[tupl
 async def _write_all(receiving: Receiving, file: IO[bytes], parts: int) -> Response:
     batch = receiving.batch
 
-    def write(tx: Tx) -> tuple[UUID, list[UUID], Counter[str]]:
+    def write(tx: Tx) -> tuple[UUID, list[UUID], list[UUID], Counter[str]]:
         file.seek(0)
         ids: list[UUID] = []
+        replaced: list[UUID] = []
         new: Counter[str] = Counter()
         batch_id = batch.id
         for _ in range(parts):
             part: Part = pickle.load(file)  # noqa: S301  our own, and nameless on the disk
             batch_id, answers = write_part(tx, batch, part)
             ids += _all_of(part, answers)
+            replaced += _replaced(answers)
             new.update(wish.command for wish in _new(part, answers))
             receiving.used.update(_used(part, answers))
-        return batch_id, ids, new
+        return batch_id, ids, replaced, new
 
     try:
         async with _within_limits(receiving, receiving.items - receiving.jobs_of(receiving.known.sets if receiving.known else ())):
-            batch_id, ids, new = await receiving.parts.writers.sets.submit(write, sets=parts)
+            batch_id, ids, replaced, new = await receiving.parts.writers.sets.submit(write, sets=parts)
     except BatchReusedError as error:
         raise _stop(error) from None
     for command, number in new.items():
         metrics.ACCEPTED.labels(command).inc(number)
     if new:
-        receiving.parts.changes.tell(ids[-1], ids[-1], batch.tenant_id)
+        tell_of(receiving.parts, batch.tenant_id, ids[-1], *replaced)
     headers = {"location": f"/v1/batches/{batch_id}"} | ({} if new else {"idempotency-replayed": "true"}) | _deprecations(receiving)
     return answer({"batch_id": batch_id, "ids": ids}, 202, headers)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
 
 import psycopg
 from starlette.requests import Request
@@ -113,6 +114,13 @@ class Parts:
     redis: AsyncRedis | None = None
     #: Set when the process was told to leave: it is not ready any more, and finishes what it has.
     leaving: bool = False
+
+
+def tell_of(parts: Parts, tenant_id: int, *ids: UUID | None) -> None:
+    """To whoever waits: these jobs have just been committed, each the first of its family."""
+    for job_id in ids:
+        if job_id is not None:
+            parts.changes.tell(job_id, job_id, tenant_id)
 
 
 def parts_of(request: Request) -> Parts:

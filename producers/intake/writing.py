@@ -25,13 +25,14 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """It is committed. `repeated`: under this key it was accepted before. `held`: it is another job, which holds the unique key.
-    `times` is None where they have to be looked up.
+    `times` is None where they have to be looked up. `replaced`: the job that was cancelled for it.
     """
 
     job_id: UUID
     repeated: bool = False
     times: Times | None = None
     held: bool = False
+    replaced: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def _answer(tx: psycopg.Connection[Any], wishes: Sequence[Submission], outcome: 
 
     def answer(wish: Submission) -> Answer:
         if wish.id in outcome.new:
-            return Accepted(wish.id, times=outcome.new[wish.id])
+            return Accepted(wish.id, times=outcome.new[wish.id], replaced=outcome.replaced.get(wish.id))
         if held := outcome.held.get(wish.id):
             return UniqueHeld(held.holder) if held.refused else Accepted(held.holder, held=True)
         if wish.key is None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import httpx2
+import psycopg
 import pytest
+import sqlalchemy
 
+import producers
 from console.servers.find import redis_server as find_redis
 from console.servers.postgres import PostgresServer
+from ledger.connection import sqlalchemy_url
+from ledger.jobs import Unique
 from ledger.migrate import migrate
+from producers import hints
 from producers.intake.views import JobView
 from tests.following.conftest import NEVER, Place, open_place
+from tests.intake.commands import HANDLERS, Note
 from tests.intake.conftest import NOTE, eventually, make_keys
 from tests.intake.test_reading import add_child
 from tests.servers import fresh_database
@@ -54,6 +63,61 @@ def test_with_a_tag_it_is_answered_by_each_change_of_state_or_progress(place: Pl
     assert (begun.json()["state"], begun.json()["progress"]) == ("running", None)
     assert moved.json()["progress"] == {"done": 4, "total": 9, "message": ""}
     assert asked.json()["cancel_requested_at"] is not None
+
+
+def unique_note(on_conflict: str = "replace") -> dict[str, Any]:
+    return {**NOTE, "unique": {"key": "cart-17", "on_conflict": on_conflict}}
+
+
+def alone(place: Place) -> None:
+    assert place.api.submit(unique_note()).status_code == 202
+
+
+def in_a_batch(place: Place) -> None:
+    assert place.api.post("/v1/jobs/batch", [NOTE, unique_note(), NOTE]).status_code == 207
+
+
+def in_an_atomic_batch(place: Place) -> None:
+    assert place.api.post("/v1/jobs/batch?atomic=true", [NOTE, unique_note(), NOTE]).status_code == 202
+
+
+def in_a_transaction(place: Place) -> None:
+    with psycopg.connect(place.database.url) as caller:
+        replace_in(caller, place)
+        caller.commit()
+        producers.wake(caller)
+
+
+def in_sqlalchemys(place: Place) -> None:
+    engine = sqlalchemy.create_engine(sqlalchemy_url(place.database.url))
+    with engine.connect() as caller:
+        replace_in(caller, place)
+        caller.commit()
+        producers.wake(caller)
+    engine.dispose()
+
+
+def replace_in(caller: Any, place: Place) -> None:
+    unique = Unique("cart-17", on_conflict="replace")
+    producers.submit(caller, Note(text="hello"), tenant=place.api.slug, unique=unique, handlers=HANDLERS)
+
+
+@pytest.mark.parametrize("submit", [alone, in_a_batch, in_an_atomic_batch, in_a_transaction, in_sqlalchemys])
+def test_a_request_that_waits_for_a_job_is_answered_when_another_takes_its_place(
+    place: Place, submit: Callable[[Place], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HAULIER_REDIS_URL", place.redis.url)
+    hints._bus.cache_clear()
+    job_id = place.api.accepted(unique_note())
+    waiting = [place.later("GET", f"/v1/jobs/{job_id}{query}", headers=wait(50)) for query in ("", "?until=family")]
+
+    submit(place)
+
+    answers = [each.result(10) for each in waiting]
+    assert [(answer.status_code, answer.json()["state"], answer.json()["reason"]) for answer in answers] == [
+        (200, "cancelled", "replaced")
+    ] * 2
+    hints._bus.cache_clear()
 
 
 def test_a_tag_that_is_outdated_is_answered_at_once_and_so_is_a_job_that_has_ended(place: Place):
