@@ -32,12 +32,14 @@ from console.servers.rabbitmq import RabbitmqNode
 #: By workload, who takes part. The second is what the first is compared with.
 CONTENDERS: dict[str, dict[str, Callable[[Place], Contender]]] = {
     "w1": {
-        "haulier": partial(Haulier, over_http=False),
+        "haulier": Haulier,
         "dramatiq": PlainDramatiq,
         "dramatiq, prefetch 256": partial(PlainDramatiq, prefetch=256),
     },
     "w2": {
-        "haulier": partial(Haulier, over_http=False),
+        "haulier": Haulier,
+        "haulier, sharing": partial(Haulier, durable="bench.shared"),
+        "haulier, many": partial(Haulier, durable="bench.many"),
         "dramatiq": PlainDramatiq,
         "dramatiq, prefetch 256": partial(PlainDramatiq, prefetch=256),
     },

@@ -1,17 +1,20 @@
-"""Haulier's side of the work: two commands, run by `haulier work` with HAULIER_HANDLERS=benchmarks.commands:HANDLERS."""
+"""Haulier's side of the work: a no-op, and the durable effect in three ways, run by `haulier work` with HAULIER_HANDLERS=benchmarks.commands:HANDLERS."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from benchmarks import effect
 from benchmarks.records import own_writer
 from pipelines.command import Command, Handler, handles
+from pipelines.many import Together, handles_many
 from pipelines.run import Run
 
 QUEUE = "bench"
 INSERT = effect.INSERT.format("%s")
 UPDATE = effect.UPDATE.format("%s")
+MANY = effect.MANY.format("%s")
 
 
 class _Numbered(Command):
@@ -29,6 +32,14 @@ class Durable(_Numbered):
     command_name: ClassVar[str] = "bench.durable"
 
 
+class Shared(_Numbered):
+    command_name: ClassVar[str] = "bench.shared"
+
+
+class Many(_Numbered):
+    command_name: ClassVar[str] = "bench.many"
+
+
 @handles(Noop, queue=QUEUE)
 def run_noop(command: Noop, run: Run) -> None:
     own_writer().end(command.number)
@@ -36,10 +47,29 @@ def run_noop(command: Noop, run: Run) -> None:
 
 @handles(Durable, queue=QUEUE)
 def run_durable(command: Durable, run: Run) -> None:
-    with run.transaction() as db:
-        if db.exec_driver_sql(INSERT, (command.number,)).rowcount:
-            db.exec_driver_sql(UPDATE, (command.number % effect.ACCOUNTS,))
+    have_effect(command.number, run)
     own_writer().end(command.number)
 
 
-HANDLERS: dict[str, Handler] = {handler.name: handler for handler in (run_noop, run_durable)}
+@handles(Shared, queue=QUEUE, shares_transaction=True)
+def run_shared(command: Shared, run: Run) -> None:
+    have_effect(command.number, run)
+    own_writer().end(command.number)
+
+
+@handles_many(Many, queue=QUEUE)
+def run_many(commands: Sequence[Many], together: Together) -> None:
+    numbers = [command.number for command in commands]
+    with together.transaction() as db:
+        db.exec_driver_sql(MANY, (numbers,))
+    for number in numbers:
+        own_writer().end(number)
+
+
+def have_effect(number: int, run: Run) -> None:
+    with run.transaction() as db:
+        if db.exec_driver_sql(INSERT, (number,)).rowcount:
+            db.exec_driver_sql(UPDATE, (number % effect.ACCOUNTS,))
+
+
+HANDLERS: dict[str, Handler] = {handler.name: handler for handler in (run_noop, run_durable, run_shared, run_many)}

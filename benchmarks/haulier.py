@@ -44,8 +44,10 @@ RIGHTS: LiteralString = (
 
 
 class Haulier:
-    def __init__(self, place: Place, *, over_http: bool) -> None:
+    def __init__(self, place: Place, *, over_http: bool = False, durable: str = "bench.durable") -> None:
+        """`durable`: the command that has the durable effect."""
         self._place = place
+        self._commands = {"noop": "bench.noop", "durable": durable}
         migrate(place.database_url)
         self._database: psycopg.Connection[Any] = psycopg.connect(place.database_url, autocommit=True)
         workers.remember_commands(self._database, describe(HANDLERS))
@@ -65,7 +67,7 @@ class Haulier:
     def submit(self, kind: str, numbers: range) -> None:
         for first in range(numbers.start, numbers.stop, SET_SIZE):
             members = range(first, min(first + SET_SIZE, numbers.stop))
-            jobs.submit(self._database, [self._wish(f"bench.{kind}", number) for number in members])
+            jobs.submit(self._database, [self._wish(self._commands[kind], number) for number in members])
 
     def release(self) -> None:
         self._relay.send_signal(signal.SIGCONT)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.measure import Measurement
 
-OURS, THEIRS = "haulier", "dramatiq"
+OURS = "haulier"
 GROUPS = ("serve", "relay", "work", "postgres", "rabbitmq")
 
 
@@ -25,7 +25,7 @@ def _table(workload: str, measurements: Sequence[Measurement]) -> Table:
     table = Table(title=workload.upper(), title_justify="left", caption_justify="left")
     for heading in ("", *(("p50 ms", "p95 ms", "p99 ms") if single else ("jobs/s",)), "CPU ms/job", *GROUPS, "machine"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name in sorted({each.contender for each in measurements}, key=lambda name: (name != OURS, name)):
+    for name in sorted({each.contender for each in measurements}, key=lambda name: (not name.startswith(OURS), name)):
         rows = [each for each in measurements if each.contender == name]
         figures = [_median((each.p50, each.p95, each.p99)[at] for each in rows) for at in range(3)] if single else [_rate(rows)]
         groups = [_median(each.cpu.get(group) for each in rows) for group in GROUPS]
@@ -36,20 +36,22 @@ def _table(workload: str, measurements: Sequence[Measurement]) -> Table:
             *groups,
             _median(each.machine for each in rows),
         )
-    for name in sorted({each.contender for each in measurements} - {OURS}):
-        ratios = _ratios(measurements, name)
-        if ratios:
-            listed = " ".join(f"{ratio:.2f}" for ratio in ratios)
-            table.add_section()
-            table.add_row(f"{OURS} / {name}", f"{statistics.median(ratios):.2f}", f"each round: {listed}")
+    names = sorted({each.contender for each in measurements})
+    for ours in (name for name in names if name.startswith(OURS)):
+        table.add_section()
+        for name in (name for name in names if not name.startswith(OURS)):
+            ratios = _ratios(measurements, ours, name)
+            if ratios:
+                listed = " ".join(f"{ratio:.2f}" for ratio in ratios)
+                table.add_row(f"{ours} / {name}", f"{statistics.median(ratios):.2f}", f"each round: {listed}")
     return table
 
 
-def _ratios(measurements: Iterable[Measurement], name: str) -> list[float]:
+def _ratios(measurements: Iterable[Measurement], ours: str, name: str) -> list[float]:
     """Ours to theirs, round by round: of rates (more is better), or of median latencies (less is better)."""
     figures = {(each.contender, each.round): each.rate or each.p50 for each in measurements}
-    rounds = sorted({turn for who, turn in figures if who == OURS} & {turn for who, turn in figures if who == name})
-    return [(figures[OURS, turn] or 0) / (figures[name, turn] or 1) for turn in rounds]
+    rounds = sorted({turn for who, turn in figures if who == ours} & {turn for who, turn in figures if who == name})
+    return [(figures[ours, turn] or 0) / (figures[name, turn] or 1) for turn in rounds]
 
 
 def _rate(rows: Sequence[Measurement]) -> str:

@@ -178,17 +178,42 @@ def complete(tx: Tx, lease: Lease, result: str | None, log: str | None = None, *
     A statement of its own: for one job it costs two thirds of the one for sets.
     """
     job, worker = lease.job_id.hex.encode(), lease.worker_id.hex.encode()
-    commit = b"commit" if chain is None else b"commit; " + opening(chain)
-    try:
-        send(tx, COMPLETE % (job, lease.attempt, worker, _literal(tx, result), _literal(tx, log), commit))
-    except psycopg.DatabaseError as error:
-        if error.sqlstate == LEASE_LOST:
-            raise LeaseLostError(lease.job_id, lease.attempt) from None
-        raise
+    ends = COMPLETE % (job, lease.attempt, worker, _literal(tx, result), _literal(tx, log), _closing(chain))
+    _commit(tx, ends, lease.job_id, lease.attempt)
 
 
 def _literal(tx: Tx, text: str | None) -> bytes:
     return b"null" if text is None else Escaping(tx.pgconn).escape_literal(text.encode())
+
+
+COMPLETE_TOGETHER = b"select haulier.complete_together('%s', %s); %s"
+
+
+def complete_together(tx: Tx, worker_id: UUID, successes: Sequence[Success], *, chain: int | None = None) -> None:
+    """The same for jobs whose effects are in one transaction: all of them, or none. Raises LeaseLostError if one is no longer held."""
+    ends = [
+        {"id": end.job_id, "attempt": end.attempt, "result": _fragment(end.result), "log": _fragment(end.log)}
+        for end in sorted(successes, key=lambda success: success.job_id)
+    ]
+    text = _literal(tx, orjson.dumps(ends).decode())
+    _commit(tx, COMPLETE_TOGETHER % (worker_id.hex.encode(), text, _closing(chain)), successes[0].job_id, successes[0].attempt)
+
+
+def _fragment(text: str | None) -> orjson.Fragment | None:
+    return None if text is None else orjson.Fragment(text)
+
+
+def _closing(chain: int | None) -> bytes:
+    return b"commit" if chain is None else b"commit; " + opening(chain)
+
+
+def _commit(tx: Tx, commands: bytes, job_id: UUID, attempt: int) -> None:
+    try:
+        send(tx, commands)
+    except psycopg.DatabaseError as error:
+        if error.sqlstate == LEASE_LOST:
+            raise LeaseLostError(job_id, attempt) from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +339,8 @@ def _row(end: End) -> dict[str, Any]:
         "blame": end.blame,
         "wait": end.wait,
         "solo": end.solo,
-        "error": orjson.Fragment(end.error) if end.error else None,
-        "log": orjson.Fragment(end.log) if end.log else None,
+        "error": _fragment(end.error),
+        "log": _fragment(end.log),
     }
 
 

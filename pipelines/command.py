@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -105,53 +105,41 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A command and all that is known about carrying it out."""
+    """A command and all that is known about carrying it out.
+
+    `together`: the most jobs of one tenant whose effects and ends may be one transaction; `many` carries out such a set in one call, and
+    `function` a single job in any case.
+    """
 
     command: type[Command]
     function: Callable[..., Any]
     queue: str
-    timeout: float
-    retry: Retry
-    rejects: tuple[type[Exception], ...]
-    buries: tuple[type[Exception], ...]
-    snoozes: Mapping[type[Exception], float]
-    on_rejected: type[Command] | None
-    on_dead: type[Command] | None
-    result: type[BaseModel] | None
-    error_codes: Mapping[str, str]
+    timeout: float = 30
+    retry: Retry = field(default_factory=Retry)
+    rejects: tuple[type[Exception], ...] = ()
+    buries: tuple[type[Exception], ...] = ()
+    snoozes: Mapping[type[Exception], float] = field(default_factory=dict[type[Exception], float])
+    on_rejected: type[Command] | None = None
+    on_dead: type[Command] | None = None
+    result: type[BaseModel] | None = None
+    error_codes: Mapping[str, str] = field(default_factory=dict[str, str])
     deprecated: datetime | None = None
     sunset: datetime | None = None
     result_limit: int | None = None
     result_ttl: float | None = None
+    together: int = 1
+    many: Callable[..., Sequence[Any] | None] | None = None
 
     @property
     def name(self) -> str:
         return self.command.command_name
 
 
-C = TypeVar("C", bound=Command)
+class Policy(TypedDict, total=False):
+    """What may be said of a command beside its queue.
 
-
-def handles(
-    command: type[C],
-    *,
-    queue: str,
-    timeout: float = 30,
-    retry: Retry | None = None,
-    rejects: Sequence[type[Exception]] = (),
-    buries: Sequence[type[Exception]] = (),
-    snoozes: Mapping[type[Exception], float] | None = None,
-    on_rejected: type[Command] | None = None,
-    on_dead: type[Command] | None = None,
-    result: type[BaseModel] | None = None,
-    error_codes: Mapping[str, str] | None = None,
-    deprecated: datetime | None = None,
-    sunset: datetime | None = None,
-    result_limit: int | None = None,
-    result_ttl: float | None = None,
-) -> Callable[[Callable[[C, Run], Any]], Handler]:
-    """Tie a function to its command. The policy, by exception: `rejects` end the job `rejected`, `buries` end it `dead` at once,
-    `snoozes` wait that many seconds without a failure; every other exception is a failure and is retried with backoff.
+    By exception: `rejects` end the job `rejected`, `buries` end it `dead` at once, `snoozes` wait that many seconds without a failure;
+    every other exception is a failure and is retried with backoff.
 
     `on_rejected` and `on_dead` are follow-ups, submitted in the transition itself (even when the process died). Their payload is
     the ended job's, as far as they have fields of the same name.
@@ -163,13 +151,53 @@ def handles(
     is kept, unless the job goes first (by default what the settings say).
     """
 
+    timeout: float
+    retry: Retry
+    rejects: Sequence[type[Exception]]
+    buries: Sequence[type[Exception]]
+    snoozes: Mapping[type[Exception], float]
+    on_rejected: type[Command] | None
+    on_dead: type[Command] | None
+    result: type[BaseModel] | None
+    error_codes: Mapping[str, str]
+    deprecated: datetime | None
+    sunset: datetime | None
+    result_limit: int | None
+    result_ttl: float | None
+
+
+C = TypeVar("C", bound=Command)
+
+#: Jobs that share a transaction without being asked to: larger sets were seen to deadlock each other on common rows.
+SHARED = 16
+
+
+def handles(
+    command: type[C], *, queue: str, shares_transaction: bool = False, **policy: Unpack[Policy]
+) -> Callable[[Callable[[C, Run], Any]], Handler]:
+    """Tie a function to its command.
+
+    `shares_transaction`: its effects may be committed together with those of its neighbours (up to 16 jobs of one tenant, for about 100 ms),
+    which is twice as fast. It then works in `run.transaction()` only (`read` and `once` raise RuntimeError), touches common rows in one
+    order, and has no effect elsewhere: when one of them fails, all are rolled back, and each is carried out again by itself.
+    """
+
     def wrap(function: Callable[[C, Run], Any]) -> Handler:
-        named = [error for error in (*rejects, *buries, *(snoozes or {})) if issubclass(error, CommandError)]
-        codes = {error.code: (error.__doc__ or error.code).strip().splitlines()[0] for error in named}
-        return Handler(
-            command, function, queue, timeout, retry or Retry(), tuple(rejects), tuple(buries), snoozes or {},
-            on_rejected, on_dead, result, {**codes, **(error_codes or {})}, deprecated, sunset,
-            result_limit, result_ttl,
-        )  # fmt: skip
+        return tie(command, function, queue, policy, together=SHARED if shares_transaction else 1)
 
     return wrap
+
+
+def tie(command: type[Command], function: Callable[..., Any], queue: str, policy: Policy, **more: Any) -> Handler:
+    """A handler of this policy, with the codes of its errors found."""
+    known = dict(policy)
+    for name in ("rejects", "buries"):
+        known[name] = tuple(policy.get(name, ()))
+    named = [
+        error
+        for error in (*policy.get("rejects", ()), *policy.get("buries", ()), *policy.get("snoozes", ()))
+        if issubclass(error, CommandError)
+    ]
+    codes = {error.code: (error.__doc__ or error.code).strip().splitlines()[0] for error in named}
+    known["error_codes"] = {**codes, **policy.get("error_codes", {})}
+    return Handler(command, function, queue, **known, **more)

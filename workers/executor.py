@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ import structlog
 from psycopg import OperationalError
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from config.changes import NoChanges, Teller
 from config.failpoints import reach
@@ -29,14 +30,16 @@ from config.outage import ride_out
 from config.transport.message import Message, encode
 from ledger import attempts, jobs, orphans
 from ledger.attempts import Begun, End, Lease, LeaseLostError, Success
-from ledger.connection import Database, driver_of, is_open, send
+from ledger.connection import Database
 from pipelines.command import Command, Handler, Rejected, Snooze
+from pipelines.many import Together
 from workers import metrics, outcome
+from workers.connections import ThreadConnections
 from workers.delivery import Delivery
 from workers.outcome import CutShortError, InvalidPayloadError, ResultTooLargeError
 from workers.run import AttemptRun
-from workers.running import Running
-from workers.slots import Slots
+from workers.running import Entry, Running
+from workers.slots import ANY, Slots
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -45,8 +48,16 @@ T = TypeVar("T")
 GATHER = 0.02
 #: Seconds after which a member of a set no longer keeps the ones behind it.
 LONG = 1.0
+#: Answers of a handler of many that are no results.
+NO_SUCCESS = (Rejected, Snooze, BaseException)
+#: Seconds for which jobs share a transaction before it is committed.
+SHARE = 0.1
 #: Seconds that a solo process may take beyond its handler's own limit, to start and to settle.
 SOLO_GRACE = 10.0
+
+
+class ApartError(Exception):
+    """Jobs that were carried out together have to run by themselves."""
 
 
 class Executor:
@@ -148,30 +159,33 @@ class Executor:
         finished: list[Success] = []
         theirs: list[Begun] = []
         first = 0.0
-        for at, job in enumerate(begun):
+        groups = deque(group(begun, self._handlers))
+        while groups:
             started = time.monotonic()
-            if self._stopping() and at > 0:
-                self._hand_back(begun[at:])
-                break
-            success = self._run_solo(job) if job.solo else self._run_one(job, begun[at + 1] if at + 1 < len(begun) else None)
-            if success is not None:
-                first = first if finished else time.monotonic()
-                finished.append(success)
-                theirs.append(job)
+            jobs = groups.popleft()
+            chain = groups[0][0].tenant_id if groups else None
+            together = len(jobs) > 1
+            if together:
+                groups.extendleft(reversed(self._run_together(jobs, chain)))
+            else:
+                success = self._run_solo(jobs[0]) if jobs[0].solo else self._run_one(jobs[0], chain)
+                if success is not None:
+                    first = first if finished else time.monotonic()
+                    finished.append(success)
+                    theirs.append(jobs[0])
             if finished and time.monotonic() - first > GATHER:
                 self._complete(finished, theirs)
                 finished, theirs = [], []
-            if time.monotonic() - started > LONG and at + 1 < len(begun):  # the set was made for short jobs; others may be free for these
-                self._hand_back(begun[at + 1 :])
+            # The set was made for short jobs; others may be free for these.
+            if groups and (self._stopping() or (time.monotonic() - started > LONG and not together)):
+                self._hand_back([job for left in groups for job in left])
                 break
         if finished:
             self._complete(finished, theirs)
         self._threads_own().end_transaction()
 
-    def _run_one(self, job: Begun, follower: Begun | None = None) -> Success | None:
-        """One attempt. Returns a success that is still to be written, or None: its end is written. `follower`: the one that follows at once."""
+    def _attempt(self, job: Begun) -> AttemptRun:
         local = self._threads_own()
-        handler = self._handlers[job.command]
         lease = Lease(job.job_id, job.attempt, self.worker_id)
         tenant = self._tenant(job.tenant_id)
         plumbing = ride_out("the database", local.plumbing, (OperationalError,))
@@ -179,7 +193,17 @@ class Executor:
         def connect(fresh: bool) -> Connection:
             return local.handlers(job.tenant_id, fresh=fresh)
 
-        run = AttemptRun(job, lease, tenant, handler.timeout, plumbing, connect, self._handlers, self._changes)
+        timeout = self._handlers[job.command].timeout
+        return AttemptRun(job, lease, tenant, timeout, plumbing, connect, self._handlers, self._changes)
+
+    def _run_one(self, job: Begun, chain: int | None = None) -> Success | None:
+        """One attempt. Returns a success that is still to be written, or None: its end is written. `chain`: the tenant of the job that follows
+        at once.
+        """
+        local = self._threads_own()
+        handler = self._handlers[job.command]
+        run = self._attempt(job)
+        lease = run.lease
         self._slots.enter(local.slot, job.job_id)
         entry = self._running.enter(lease, run, handler.timeout)
         started = time.perf_counter()
@@ -188,7 +212,7 @@ class Executor:
             if isinstance(found, Rejected | Snooze):
                 end: object = found
             else:
-                return self._succeed(run, job, lease, found, follower.tenant_id if follower else None)
+                return self._succeed(run, job, lease, found, chain)
         except LeaseLostError as lost:
             self._roll_back(run)
             metrics.LEASES_LOST.inc()
@@ -228,6 +252,102 @@ class Executor:
             self._wake()
         metrics.succeeded()
         return None
+
+    def _run_together(self, begun: Sequence[Begun], chain: int | None) -> list[list[Begun]]:
+        """Carry out jobs of one command and tenant in one transaction. Returns what is left, as it is to be run; nothing of that is written."""
+        handler = self._handlers[begun[0].command]
+        runs = [self._attempt(job) for job in begun]
+        entries: list[Entry] = []
+        try:
+            runs[0].transaction()
+            for run in runs[1:]:
+                run.join(runs[0])
+            call = self._call_many if handler.many else self._call_each
+            answers = call(handler, begun, runs, entries)
+            left = begun[len(answers) :]
+            self._commit_together(begun, runs, answers, begun[0].tenant_id if left else chain)
+        except BaseException as error:  # noqa: BLE001  (each is judged for what happens when it runs by itself)
+            self._roll_back(runs[0])
+            apart = [
+                job
+                for job in begun
+                if not any(entry.ended_at and entry.lease.job_id == job.job_id and not entry.members for entry in entries)
+            ]
+            metrics.RUN_APART.labels(handler.name).inc(len(apart))
+            log.info(
+                "a shared transaction is rolled back; its jobs run by themselves", command=handler.name, jobs=len(begun), error=repr(error)
+            )
+            return [[job] for job in apart]
+        for job, run, found in zip(begun, runs, answers, strict=False):
+            if isinstance(found, NO_SUCCESS):
+                self._settle(outcome.judge(handler, job, self.worker_id, found, run.lines), job)
+        return [list(left)] if left else []
+
+    def _call_each(self, handler: Handler, begun: Sequence[Begun], runs: Sequence[AttemptRun], entries: list[Entry]) -> Sequence[Any]:
+        """Results of the first jobs, of as many as there is time for."""
+        local = self._threads_own()
+        until = time.monotonic() + SHARE
+        answers: list[Any] = []
+        for job, run in zip(begun, runs, strict=True):
+            self._slots.enter(local.slot, job.job_id)
+            entries.append(self._running.enter(run.lease, run, handler.timeout))
+            started = time.perf_counter()
+            try:
+                found = handler.function(_parse(handler, job), run)
+            finally:
+                self._running.leave(entries[-1])
+                self._slots.leave(local.slot)
+                metrics.observe_run(job.command, time.perf_counter() - started)
+            if entries[-1].ended_at or isinstance(found, Rejected | Snooze):
+                raise ApartError(f"{job.job_id} did not succeed")
+            answers.append(found)
+            if time.monotonic() > until:
+                break
+        return answers
+
+    def _call_many(self, handler: Handler, begun: Sequence[Begun], runs: Sequence[AttemptRun], entries: list[Entry]) -> Sequence[Any]:
+        """An answer for each job."""
+        assert handler.many is not None
+        local = self._threads_own()
+        self._slots.enter(local.slot, ANY)
+        entry = self._running.enter(runs[0].lease, runs[0], handler.timeout, frozenset(job.job_id for job in begun))
+        started = time.perf_counter()
+        try:
+            answers = handler.many([_parse(handler, job) for job in begun], Together(runs))
+        finally:
+            self._running.leave(entry)
+            self._slots.leave(local.slot)
+            metrics.observe_run(handler.name, time.perf_counter() - started, len(begun))
+        answers = [None] * len(begun) if answers is None else answers
+        if entry.ended_at or len(answers) != len(begun):
+            raise ApartError(f"{len(begun)} jobs had {len(answers)} answers" if entry.ended_at is None else "timeout")
+        return answers
+
+    def _commit_together(self, begun: Sequence[Begun], runs: Sequence[AttemptRun], answers: Sequence[Any], chain: int | None) -> None:
+        """Write the follow-ups and completions of those that succeeded in the transaction of all."""
+        done = [each for each in zip(begun, runs, answers, strict=False) if not isinstance(each[2], NO_SUCCESS)]
+        if not done:
+            self._roll_back(runs[0])
+            return
+        limit = self._result_limits[runs[0].command]
+        successes = [Success(job.job_id, job.attempt, _checked(_json(found), limit), run.lines) for job, run, found in done]
+        follow_ups = [wish for _, run, _ in done for wish in run.take_submitted()]
+        runs[0].check_still_open()
+        driver = runs[0].driver
+        assert driver is not None
+        with self._database.watchdog.guard(driver, self._database.deadlines.call):
+            if follow_ups:
+                jobs.submit(driver, follow_ups)
+            reach("worker.before_settle")
+            attempts.complete_together(driver, self.worker_id, successes, chain=chain)
+        self._threads_own().open_for = chain
+        for run in runs:
+            run.close()
+        reach("worker.after_settle")
+        self._tell([job for job, _, _ in done])
+        if follow_ups:
+            self._wake()
+        metrics.succeeded(len(done))
 
     def _complete(self, finished: Sequence[Success], jobs: Sequence[Begun]) -> None:
         """Write the successes of these jobs."""
@@ -332,59 +452,6 @@ class Executor:
         return own
 
 
-class ThreadConnections:
-    """A worker thread's two connections, kept open between jobs: the plumbing's in autocommit, and the handlers'."""
-
-    def __init__(self, database: Database, slot: int) -> None:
-        self.slot = slot
-        self._database = database
-        self._plumbing: psycopg.Connection[Any] | None = None
-        self._handlers: Connection | None = None
-        #: The tenant that the transaction is bound to which a completion has opened for the next job.
-        self.open_for: int | None = None
-
-    def plumbing(self) -> psycopg.Connection[Any]:
-        if self._plumbing is None or self._plumbing.closed:
-            self._plumbing = self._database.connect()
-        return self._plumbing
-
-    def handlers(self, tenant_id: int, *, fresh: bool = False) -> Connection:
-        """`fresh`: without a transaction that the job before has opened; one for another tenant is ended in any case."""
-        if fresh or self.open_for != tenant_id:
-            self.end_transaction()
-        if self._handlers is not None and (self._handlers.invalidated or self._handlers.closed or driver_of(self._handlers).closed):
-            self._drop_handlers()
-        if self._handlers is None:
-            self._handlers = self._database.handlers.connect()
-        return self._handlers
-
-    def end_transaction(self) -> None:
-        """A completion has opened the next job's transaction, which did not want it; and SQLAlchemy knows of no completion's commit."""
-        self.open_for = None
-        if self._handlers is None or not self._handlers.in_transaction():
-            return
-        try:
-            driver = driver_of(self._handlers)
-            if is_open(driver):
-                with self._database.watchdog.guard(driver, self._database.deadlines.call):
-                    send(driver, b"rollback")
-            self._handlers.rollback()
-        except (psycopg.Error, SQLAlchemyError):  # gone, and the transaction with it: nothing was in it
-            self._drop_handlers()
-
-    def reset(self) -> None:
-        if self._plumbing is not None:
-            self._plumbing.close()
-            self._plumbing = None
-        self._drop_handlers()
-
-    def _drop_handlers(self) -> None:
-        if self._handlers is not None:
-            self._handlers.invalidate()
-            self._handlers.close()
-            self._handlers = self.open_for = None
-
-
 def _is_nobodys_fault(error: psycopg.Error) -> bool:
     """No answer at all, a server that goes down or takes no connections, or a deadlock that chose this one."""
     state = error.sqlstate
@@ -418,3 +485,17 @@ def _checked(result: str | None, limit: int) -> str | None:
 
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def group(begun: Sequence[Begun], handlers: Mapping[str, Handler]) -> list[list[Begun]]:
+    """What may share a transaction, side by side; all else by itself. In order, by the first of each group."""
+    groups: list[list[Begun]] = []
+    open_groups: dict[tuple[str, int], list[Begun]] = {}
+    for job in begun:
+        most = 1 if job.solo else handlers[job.command].together
+        name = (job.command, job.tenant_id)
+        if most == 1 or len(open_groups.get(name, ())) in {0, most}:
+            groups.append([])
+            open_groups[name] = groups[-1]
+        open_groups[name].append(job)
+    return groups

@@ -14,6 +14,7 @@ from ledger import attempts, workers
 from ledger.workers import Lapsed
 from pipelines.command import Handler, Retry
 from workers import metrics, outcome
+from workers.slots import ANY
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ def recover(tx: Connection[Any], worker_id: UUID, suspects: set[UUID], handlers:
     """
     held = workers.held_by(tx, worker_id)
     workers.stop(tx, worker_id)
-    take_back(tx, held, handlers, innocent={job.job_id for job in held} - suspects)
+    take_back(tx, held, handlers, innocent=set() if ANY in suspects else {job.job_id for job in held} - suspects)
     return held
 
 

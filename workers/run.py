@@ -108,6 +108,10 @@ class AttemptRun:
             self._root = self.open.get_transaction()
         return contextlib.nullcontext(self.open)  # it ends with the attempt
 
+    def join(self, first: AttemptRun) -> None:
+        """Have a part in the transaction that another job's run has open."""
+        self.open, self.driver, self._root = first.open, first.driver, first._root
+
     def check_still_open(self) -> None:
         """What a handler has committed by itself can neither be fenced nor be undone: it must not go unnoticed. Raises RuntimeError."""
         if self.open is not None and self.open.get_transaction() is not self._root:

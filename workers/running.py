@@ -25,9 +25,12 @@ SURVIVAL = 5.0
 
 @dataclass(eq=False)
 class Entry:
+    """`members`: the jobs that are carried out in one call, if they are several. Nobody knows which of them takes too long, so none is blamed."""
+
     lease: Lease
     run: AttemptRun | None
     until: float
+    members: frozenset[UUID] = frozenset()
     ended_at: float | None = field(default=None)
 
 
@@ -38,8 +41,8 @@ class Running:
         self._lock = threading.Lock()
         self._entries: set[Entry] = set()
 
-    def enter(self, lease: Lease, run: AttemptRun | None, timeout: float) -> Entry:
-        entry = Entry(lease, run, time.monotonic() + timeout)
+    def enter(self, lease: Lease, run: AttemptRun | None, timeout: float, members: frozenset[UUID] = frozenset()) -> Entry:
+        entry = Entry(lease, run, time.monotonic() + timeout, members)
         with self._lock:
             self._entries.add(entry)
         return entry
@@ -66,7 +69,8 @@ class Running:
             if entry.ended_at is None and entry.run is not None and entry.until < now:
                 entry.ended_at = now
                 log.warning("attempt timed out", job=str(entry.lease.job_id), attempt=entry.lease.attempt)
-                time_out(entry.lease)
+                if not entry.members:
+                    time_out(entry.lease)
                 _cancel(entry.run)
             elif entry.ended_at is not None and entry.ended_at + SURVIVAL < now:
                 log.error("a handler goes on after its timeout; its process will be replaced", job=str(entry.lease.job_id))

@@ -13,6 +13,8 @@ from uuid import UUID
 HEADER = 16
 SLOT = 16
 NOBODY = bytes(16)
+#: A thread's slot while it carries out many jobs in one call: each of its process's jobs may be the guilty one.
+ANY = UUID(bytes=b"\xff" * 16)
 
 
 class Slots:

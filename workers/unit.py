@@ -113,11 +113,20 @@ class Unit:
 
     def _hand_back(self) -> None:
         """What still runs, and what was begun with it and has not started."""
-        ran = {entry.lease.job_id for entry in self._running.entries()}
+        entries = self._running.entries()
+        ran = {job for entry in entries for job in entry.members or {entry.lease.job_id}}
+        suspects = {job for entry in entries if entry.ended_at is not None for job in entry.members}
         with self._database.plumbing() as tx:
             left = workers.held_by(tx, self.id)
             ends = [
-                End(held.job_id, held.attempt, self.id, "queued", "interrupted" if held.job_id in ran else "handed_back", solo=held.solo)
+                End(
+                    held.job_id,
+                    held.attempt,
+                    self.id,
+                    "queued",
+                    "interrupted" if held.job_id in ran else "handed_back",
+                    solo=held.solo or held.job_id in suspects,
+                )
                 for held in left
             ]
             handed = attempts.settle(tx, ends)

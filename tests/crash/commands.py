@@ -11,11 +11,13 @@ import os
 import signal
 import time
 import urllib.request
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from sqlalchemy import text
 
 from pipelines.command import Command, Handler, Retry, exponential, handles
+from pipelines.many import Together, handles_many
 from pipelines.run import Run
 
 QUEUE = "crash"
@@ -55,6 +57,22 @@ class Chain(Command):
     """One row and two follow-ups with one row each."""
 
     command_name: ClassVar[str] = "crash.chain"
+    example: ClassVar[dict[str, Any]] = {"n": 1}
+    n: int
+
+
+class Share(Command):
+    """One row in a table, in a transaction that its neighbours have a part in, and one follow-up."""
+
+    command_name: ClassVar[str] = "crash.share"
+    example: ClassVar[dict[str, Any]] = {"n": 1}
+    n: int
+
+
+class Many(Command):
+    """One row in a table for each of several jobs, in one call."""
+
+    command_name: ClassVar[str] = "crash.many"
     example: ClassVar[dict[str, Any]] = {"n": 1}
     n: int
 
@@ -128,6 +146,20 @@ def chain(command: Chain, run: Run) -> None:
     run.submit(Count(n=command.n))
 
 
+@handles(Share, queue=QUEUE, retry=Retry(backoff=SOON), shares_transaction=True)
+def share(command: Share, run: Run) -> None:
+    leave_a_row(run)
+    run.submit(Count(n=command.n))
+
+
+@handles_many(Many, queue=QUEUE, retry=Retry(max_failures=2, backoff=SOON))
+def many(commands: Sequence[Many], together: Together) -> None:
+    for run in together.runs:
+        leave_a_row(run)
+    if any(command.n < 0 for command in commands):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @handles(Fail, queue=QUEUE, retry=Retry(backoff=SOON))
 def fail(command: Fail, run: Run) -> None:
     if run.attempt <= command.times:
@@ -193,5 +225,5 @@ def ask(path: str) -> Any:
 
 
 HANDLERS: dict[str, Handler] = {
-    handler.name: handler for handler in (count, plain, call, chain, fail, kill, wait, wait_briefly, sleep, spin)
+    handler.name: handler for handler in (count, plain, call, chain, share, many, fail, kill, wait, wait_briefly, sleep, spin)
 }

@@ -31,6 +31,24 @@ def test_a_job_that_kills_its_process_ends_dead_and_its_neighbours_succeed_unbla
     all_succeeded_once(rig, neighbours)
 
 
+def test_one_of_many_that_kills_their_process_ends_dead_and_the_others_succeed_unblamed(rig: Rig) -> None:
+    """Nobody knows which of them it was: all of them run alone next."""
+    rig.start("upkeep")
+    neighbours = [rig.write("crash.many", {"n": n}) for n in range(4)]
+    killer = rig.write("crash.many", {"n": -1})
+    rig.announce(*((job, 1) for job in (*neighbours, killer)))
+
+    rig.start("work", threads=1)
+    eventually(lambda: rig.outcomes(killer), 20, rig.describe)
+    rig.start("relay")
+    rig.wait_until_final([killer, *neighbours], 60)
+
+    found = rig.job(killer)
+    assert (found["state"], found["reason"], found["failures"], found["error"]["code"]) == ("dead", "crashed", 2, "crashed")
+    assert [rig.outcomes(job) for job in neighbours] == [["rescued", "succeeded"]] * 4
+    all_succeeded_once(rig, neighbours)
+
+
 def test_a_worker_goes_on_while_jobs_that_kill_their_process_come_again_and_again(rig: Rig) -> None:
     rig.start("relay")
     rig.start("upkeep")

@@ -46,6 +46,7 @@ class Shop:
     running: Running
     executor: Executor
     handlers: Mapping[str, Handler]
+    slots: Slots
     stopping: list[bool] = field(default_factory=list)
 
     def submit(self, *commands: Command, **facts: Any) -> list[UUID]:
@@ -117,7 +118,7 @@ def shop(database_url: str) -> Iterator[Callable[..., Shop]]:
             tx.execute("create table effects (job_id uuid not null, what text)")
             tx.execute("grant select, insert, update, delete on effects to haulier_handler")
         opened.append((database, own, executor, slots))
-        return Shop(database, tenant.id, worker, running, executor, table, stopping)
+        return Shop(database, tenant.id, worker, running, executor, table, slots, stopping)
 
     yield open_shop
     for database, own, executor, slots in opened:
