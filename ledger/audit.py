@@ -10,9 +10,9 @@ from uuid import UUID
 
 import orjson
 from psycopg import Connection
-from psycopg.rows import class_row
 
 from config.ids import uuid7
+from ledger.connection import fetch_list
 
 Tx = Connection[Any]
 
@@ -94,5 +94,4 @@ def list_records(tx: Tx, tenants: Sequence[int] | None, wanted: Filter, limit: i
         "until": wanted.made_before,
         "limit": limit,
     }
-    with tx.cursor(row_factory=class_row(Record)) as cursor:
-        return cursor.execute(LIST, parameters).fetchall()
+    return fetch_list(tx, Record, LIST, parameters)

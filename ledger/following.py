@@ -16,21 +16,8 @@ from ledger.reading import Job
 Tx = Connection[Any]
 
 
-# A plan made while the tables were tiny, or for half of a table, reads all of it, and compares each row with each id that it was given.
-PLAN = """
-select set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-       set_config('jit', 'off', true)
-"""
-
-
-def by_index(tx: Tx) -> None:
-    """For the rest of this transaction, read by index: what is asked for here is little, whatever the size of the tables."""
-    tx.execute(PLAN)
-
-
 def jobs(tx: Tx, ids: Sequence[UUID]) -> list[Job]:
-    """Those of them that are there, of whichever tenants. Within a transaction."""
-    by_index(tx)
+    """Those of them that are there, of whichever tenants."""
     return reading.jobs(tx, ids, None)
 
 
@@ -61,8 +48,7 @@ select j.id, (with recursive family(id, state) as (
 
 
 def versions(tx: Tx, ids: Sequence[UUID], whole: Sequence[UUID]) -> dict[UUID, Version]:
-    """How these jobs stand, and the families of those that are in `whole` too. Within a transaction."""
-    by_index(tx)
+    """How these jobs stand, and the families of those that are in `whole` too."""
     families: dict[UUID, dict[str, int]] = dict(tx.execute(FAMILIES, (list(whole),)).fetchall()) if whole else {}
     return {row[0]: Version(row[1], row[2], families.get(row[0])) for row in tx.execute(VERSIONS, (list(ids),))}
 
@@ -173,9 +159,7 @@ def between(tx: Tx, seen: Snapshot, until: Snapshot, wanted: Wanted, low: int = 
         "jobs": list(wanted.jobs),
         "roots": list(wanted.roots),
     }
-    with tx.transaction():
-        by_index(tx)
-        found = [Told(*row) for row in tx.execute(BETWEEN, parameters)]
+    found = [Told(*row) for row in tx.execute(BETWEEN, parameters)]
     return found, high if high < until.end else None
 
 

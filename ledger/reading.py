@@ -15,6 +15,8 @@ import orjson
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from ledger.connection import fetch_list
+
 Tx = Connection[Any]
 
 FINAL = frozenset({"succeeded", "rejected", "dead", "cancelled"})
@@ -114,8 +116,10 @@ LIST = (
 LIST_OPEN = (
     JOB
     + """
- where j.id in (select job_id from haulier.outbox union all select job_id from haulier.leases)
-   and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
+ where j.id = any(array(
+           select job_id from haulier.outbox where %(tenants)s::integer[] is null or tenant_id = any(%(tenants)s)
+           union all
+           select job_id from haulier.leases where %(tenants)s::integer[] is null or tenant_id = any(%(tenants)s)))
    and (%(before)s::uuid is null or j.id < %(before)s)
    and j.state = any(%(states)s::haulier.job_state[])
    and (%(command)s::text is null or j.command = %(command)s)
@@ -164,8 +168,7 @@ def list_jobs(tx: Tx, tenants: Sequence[int] | None, wanted: Filter, limit: int)
         "died_after": wanted.died_after,
         "limit": limit,
     }
-    with tx.cursor(row_factory=class_row(Job)) as cursor:
-        return cursor.execute(statement, parameters).fetchall()
+    return fetch_list(tx, Job, statement, parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +232,7 @@ DESCENDS = """
 with recursive up(id, parent_id) as (
     select id, parent_id from haulier.every_job where id = %(id)s
     union all
-    select above.id, above.parent_id from up join haulier.every_job above on above.id = up.parent_id)
+    select parent_id, (select above.parent_id from haulier.every_job above where above.id = up.parent_id) from up where parent_id is not null)
 select exists(select from up where id = %(head)s)
 """
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx2
@@ -23,11 +23,14 @@ from ledger.connection import Database
 from ledger.following import NOTHING, Snapshot, Wanted
 from ledger.jobs import Submission
 from ledger.migrate import migrate
+from ledger.roles import Role
 from producers.intake import streams, tail
 from tests.following.conftest import Place, open_place
 from tests.intake.conftest import Api, eventually, make_keys
 from tests.intake.test_reading import add_child
 from tests.servers import fresh_database
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -419,31 +422,36 @@ def test_streams_give_back_what_they_held(place: Place):
 
 @pytest.mark.every_postgres
 def test_the_tail_is_read_by_its_index_at_any_size(database_url: str):
-    database = Database(database_url)
+    database = Database(database_url, size=1)
+
+    def follow(call: Callable[[Any], T]) -> T:
+        """As an intake's tail does it."""
+        with database.transaction(Role.OPERATOR, None) as tx:
+            return call(tx)
+
+    def rows_read() -> int:
+        for _ in range(2):
+            follow(lambda own: own.execute("select pg_stat_force_next_flush()"))
+        query = "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relid = 'haulier.events'::regclass"
+        return tx.execute(query).fetchone()[0]  # pyright: ignore[reportOptionalSubscript]
+
     with database.plumbing() as tx:
         tx.execute("vacuum analyze haulier.events, haulier.jobs")  # it says that they are empty, and is believed
         tx.execute("insert into haulier.tenants (slug, name) values ('a', 'A')")
         ids = [uuid7() for _ in range(3)]
         for _ in range(8):  # the sixth time is the first with a plan that is kept
-            following.between(tx, NOTHING, following.now(tx)[0], Wanted(None))
+            follow(lambda own: following.between(own, NOTHING, following.now(own)[0], Wanted(None)))
         tx.execute(
             "insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, xact)"
             " select gen_random_uuid(), 1, 1, 'accepted', 'queued', 0, 3 + n / 1000 from generate_series(1, 200000) as n"
         )
         tx.execute("select brin_summarize_new_values('haulier.events_by_transaction')")
-        seen = following.now(tx)[0]
+        seen = follow(following.now)[0]
         jobs.submit(tx, [Submission(id_, 1, "tests.note", "notes", b"{}", 5) for id_ in ids])
-        before = read(tx)
+        before = rows_read()
 
-        found, _ = following.between(tx, seen, following.now(tx)[0], Wanted([1]))
+        found, _ = follow(lambda own: following.between(own, seen, following.now(own)[0], Wanted([1])))
 
         assert {event.job_id for event in found} == set(ids)
-        assert read(tx) - before < 10_000
+        assert rows_read() - before < 10_000
     database.close()
-
-
-def read(tx: Any) -> int:
-    tx.execute("select pg_stat_force_next_flush()")
-    tx.execute("select 1")
-    query = "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relid = 'haulier.events'::regclass"
-    return tx.execute(query).fetchone()[0]
