@@ -20,7 +20,7 @@ import structlog
 from ledger.connection import Database
 from tests.intake.conftest import Api, Worker
 from tests.intake.test_document import operations
-from tests.intake.test_matrix import Things, body_for, untried
+from tests.intake.test_matrix import Things, body_for, takes_tenant, untried
 
 STEPS = 150
 
@@ -97,8 +97,13 @@ class Walk:
         self.seen.append((where, head + answer.content))
 
     def leaks(self) -> list[str]:
-        wanted = [each.encode() for each in self.canaries]
-        return [f"{where}: {each.decode()}" for where, text in self.seen for each in wanted if each in text]
+        """A's ids are canaries too, where B did not give them away itself by asking for them."""
+        return [
+            f"{where}: {each}"
+            for where, text in self.seen
+            for each in self.canaries + (self.ids if where.startswith("stream") else [])
+            if each.encode() in text
+        ]
 
 
 def is_stream(path: str) -> bool:
@@ -106,19 +111,19 @@ def is_stream(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def listening(walk: Walk, path: str) -> Iterator[None]:
-    """Keep what a stream of B's says meanwhile."""
+def listening(walk: Walk, path: str, role: str, seen: list[tuple[str, bytes]]) -> Iterator[None]:
+    """Keep what this role's stream says meanwhile."""
     opened, leave = threading.Event(), threading.Event()
 
     def listen() -> None:
         # A read that times out looks whether to leave; what was sent meanwhile comes with the next.
         with httpx2.Client(base_url=walk.api.url, timeout=httpx2.Timeout(20)) as client:
-            headers = {"authorization": f"Bearer {walk.api.keys['foreign']}"}
+            headers = {"authorization": f"Bearer {walk.api.keys[role]}"}
             with client.stream("GET", path, headers=headers) as answer:
                 assert answer.status_code == 200
                 opened.set()
                 for chunk in answer.iter_raw():
-                    walk.seen.append((f"stream {path}", chunk))
+                    seen.append((f"stream {path}", chunk))
                     if leave.is_set():
                         return
 
@@ -129,7 +134,7 @@ def listening(walk: Walk, path: str) -> Iterator[None]:
         yield
     finally:
         leave.set()
-        walk.api.accepted(role="foreign")  # an event of B's own, so that the stream speaks once more
+        walk.api.accepted(role=role)  # an event of its own, so that the stream speaks once more
         thread.join(30)
         assert not thread.is_alive()
 
@@ -138,9 +143,27 @@ def listening(walk: Walk, path: str) -> Iterator[None]:
 def test_no_byte_of_one_tenant_is_in_anything_that_another_sees(
     api: Api, worker: Worker, database: Database, seed: int, caplog: pytest.LogCaptureFixture
 ):
+    walk = walked(api, worker, database, seed, caplog)
+
+    assert len(walk.canaries) > STEPS
+    assert len({where for where, _ in walk.seen}) > 30
+    assert any(where.startswith("stream") and b"accepted" in text for where, text in walk.seen)
+    assert walk.leaks() == []
+    # The search finds what is there: A's own list is full of them.
+    walk.note("as A itself", api.get("/v1/jobs?limit=500", "admin"))
+    assert walk.leaks() != []
+
+
+def walked(api: Api, worker: Worker, database: Database, seed: int, caplog: pytest.LogCaptureFixture) -> Walk:
+    """All that B, and everybody, sees of a walk."""
     walk = Walk(api, worker, database, seed)
     api.accepted(role="foreign")
-    with structlog.testing.capture_logs() as logged, listening(walk, "/v1/events"):
+    own: list[tuple[str, bytes]] = []
+    with (
+        structlog.testing.capture_logs() as logged,
+        listening(walk, "/v1/events", "admin", own),  # so that the intake reads A's events, too
+        listening(walk, "/v1/events", "foreign", walk.seen),
+    ):
         for _ in range(STEPS):
             if not walk.ids or walk.chance.random() < 0.35:
                 walk.write()
@@ -151,15 +174,9 @@ def test_no_byte_of_one_tenant_is_in_anything_that_another_sees(
                 walk.note(f"{operation['operationId']}, by nobody", api.call("GET", template, None))
         for path in ("/openapi.json", "/docs", "/problems/invalid"):
             walk.note(path, api.client.get(path))
+    assert any(walk.ids[0].encode() in chunk for _, chunk in own)
     walk.seen.append(("the log", repr(logged).encode() + caplog.text.encode()))
-
-    assert len(walk.canaries) > STEPS
-    assert len({where for where, _ in walk.seen}) > 30
-    assert any(where.startswith("stream") and b"accepted" in text for where, text in walk.seen)
-    assert walk.leaks() == []
-    # The search finds what is there: A's own list is full of them.
-    walk.note("as A itself", api.get("/v1/jobs?limit=500", "admin"))
-    assert walk.leaks() != []
+    return walk
 
 
 def test_names_that_two_tenants_share_do_not_meet(api: Api):
@@ -184,15 +201,38 @@ def test_payloads_results_and_tracebacks_are_not_in_what_a_key_without_them_sees
     dead = api.accepted({"command": "tests.note", "payload": {"text": secret[0]}}, "admin")
     error = {"code": "broken", "type": "ValueError", "message": "it broke", "traceback": secret[3]}
     worker.bury(worker.begin(dead), error=orjson.dumps(error).decode())
-    things = Things(api, worker, database)
-    looked = 0
 
-    for method, template, _ in operations(api.document):
-        if method == "get" and template.startswith("/v1/") and not is_stream(template) and not untried(template):
-            for job_id in (done, dead):
-                answer = api.call("GET", things.path(template.replace("{job_id}", job_id), "admin"), "viewer")
-                assert [each for each in secret if each in answer.text] == [], template
-                looked += 1
-
-    assert looked > 10
+    assert shown_of(api, worker, database, [done, dead], secret, "viewer") == []
+    # Whoever may see them does, and the search finds it.
+    assert shown_of(api, worker, database, [done, dead], secret, "seeing") != []
     assert all(each in api.get(f"/v1/jobs/{done}", "seeing").text for each in secret[:3])
+
+
+def test_what_a_schema_marks_secret_is_in_nothing_that_anybody_sees(api: Api, worker: Worker, database: Database):
+    """Not even for a key with payloads, and not when a dead letter was edited."""
+    secret = [secrets.token_hex(16) for _ in range(2)]
+    wish, edited = ({"command": "tests.pay", "payload": {"lines": [], "token": f"tok_{each}"}} for each in secret)
+    dead, replayed = api.accepted(wish, "admin"), api.accepted(wish, "admin")
+    for job_id in (dead, replayed):
+        worker.kill(job_id)
+    again = {"reason": "another card", "payload": edited["payload"]}
+    assert api.post(f"/v1/dead-letters/{replayed}/replay", again, "admin").status_code == 202
+
+    for role in ("seeing", "platform"):
+        assert shown_of(api, worker, database, [dead, replayed], secret, role) == []
+
+
+def shown_of(api: Api, worker: Worker, database: Database, jobs: list[str], secret: list[str], role: str) -> list[str]:
+    """Where the answers to this role, of all that can be read, hold one of these."""
+    things = Things(api, worker, database)
+    query = f"?tenant={api.slug}" if role == "platform" else ""
+    asked = [
+        (template, job_id, things.path(template.replace("{job_id}", job_id), "admin") + (query if takes_tenant(operation) else ""))
+        for method, template, operation in operations(api.document)
+        if method == "get" and template.startswith("/v1/") and not is_stream(template) and not untried(template)
+        for job_id in jobs
+    ]
+    assert len(asked) > 10
+    return [
+        f"{template} of {job_id}" for template, job_id, path in asked if any(each in api.call("GET", path, role).text for each in secret)
+    ]
