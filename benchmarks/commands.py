@@ -60,16 +60,16 @@ def run_shared(command: Shared, run: Run) -> None:
 @handles_many(Many, queue=QUEUE)
 def run_many(commands: Sequence[Many], together: Together) -> None:
     numbers = [command.number for command in commands]
-    with together.transaction() as db:
-        db.exec_driver_sql(MANY, (numbers,))
+    with together.cursor() as db:
+        db.execute(MANY, (numbers,))
     for number in numbers:
         own_writer().end(number)
 
 
 def have_effect(number: int, run: Run) -> None:
-    with run.transaction() as db:
-        if db.exec_driver_sql(INSERT, (number,)).rowcount:
-            db.exec_driver_sql(UPDATE, (number % effect.ACCOUNTS,))
+    with run.cursor() as db:
+        if db.execute(INSERT, (number,)).rowcount:
+            db.execute(UPDATE, (number % effect.ACCOUNTS,))
 
 
 HANDLERS: dict[str, Handler] = {handler.name: handler for handler in (run_noop, run_durable, run_shared, run_many)}

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar, Unpack
 
+from psycopg import Cursor
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
@@ -26,6 +27,10 @@ class Together:
     def transaction(self) -> AbstractContextManager[Connection]:
         """The one transaction of all of them: it commits together with their completions, or not at all."""
         return self.runs[0].transaction()
+
+    def cursor(self) -> AbstractContextManager[Cursor[Any]]:
+        """The same through the driver."""
+        return self.runs[0].cursor()
 
     def session(self) -> AbstractContextManager[Session]:
         """The same through the ORM."""

@@ -20,7 +20,7 @@ from config.failpoints import reach
 from config.ids import uuid7
 from ledger import attempts, calls, jobs
 from ledger.attempts import Begun, Lease
-from ledger.connection import driver_of, opening, send
+from ledger.connection import driver_of, is_open, opening, send
 from pipelines.command import Command, Handler, Snoozed
 from pipelines.run import Refused
 from workers.outcome import NeedsReviewError, storable
@@ -108,13 +108,18 @@ class AttemptRun:
             self._root = self.open.get_transaction()
         return contextlib.nullcontext(self.open)  # it ends with the attempt
 
+    def cursor(self) -> psycopg.Cursor[Any]:
+        self.transaction()
+        assert self.driver is not None
+        return self.driver.cursor()
+
     def join(self, first: AttemptRun) -> None:
         """Have a part in the transaction that another job's run has open."""
         self.open, self.driver, self._root = first.open, first.driver, first._root
 
     def check_still_open(self) -> None:
         """What a handler has committed by itself can neither be fenced nor be undone: it must not go unnoticed. Raises RuntimeError."""
-        if self.open is not None and self.open.get_transaction() is not self._root:
+        if self.open is not None and (self.open.get_transaction() is not self._root or (self.driver is not None and not is_open(self.driver))):
             raise RuntimeError(
                 "the handler has ended run.transaction() by itself; its commit is the job's completion, and not the handler's to make"
             )

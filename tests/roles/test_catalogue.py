@@ -122,7 +122,7 @@ def test_functions_that_lend_rights_are_few_and_pin_where_they_look(two: Two):
     ).fetchall()
 
     lending = {name: owner for name, definer, _, owner, _ in rows if definer}
-    assert lending.keys() == {"complete", "submit", "granted_tenants", "open_archive", "drop_archive", "await_seal"}
+    assert lending.keys() == {"complete", "complete_together", "submit", "granted_tenants", "open_archive", "drop_archive", "await_seal"}
     assert {name for name, owner in lending.items() if owner != "haulier_definer"} == {"open_archive", "drop_archive"}  # only owners may
     assert [name for name, definer, config, *_ in rows if definer and "search_path=pg_catalog, pg_temp" not in (config or [])] == []
     assert {name for name, *_, public in rows if public} == {"submit"}  # which says no by itself

@@ -53,6 +53,7 @@ FORBIDDEN: dict[str, list[str]] = {
         "insert into haulier.api_keys (id, prefix, hash, role, name) values (gen_random_uuid(), 'x', '', 'platform', 'x')",
         "select * from haulier.events",
         "select haulier.complete(gen_random_uuid(), 1, gen_random_uuid(), null, null)",
+        "select haulier.complete_together(gen_random_uuid(), '[]')",
     ],
     "relay": [
         "select payload from haulier.jobs",
@@ -71,6 +72,7 @@ FORBIDDEN: dict[str, list[str]] = {
         "delete from haulier.events",
         "select haulier.drop_archive(current_date)",
         "select haulier.complete(gen_random_uuid(), 1, gen_random_uuid(), null, null)",
+        "select haulier.complete_together(gen_random_uuid(), '[]')",
     ],
     "upkeep": [
         "select * from haulier.api_keys",
@@ -90,6 +92,7 @@ FORBIDDEN: dict[str, list[str]] = {
         "delete from haulier.events",
         "insert into haulier.submitters values (1, 'x')",
         "select haulier.complete(gen_random_uuid(), 1, gen_random_uuid(), null, null)",
+        "select haulier.complete_together(gen_random_uuid(), '[]')",
         "select haulier.granted_tenants()",
     ],
     "operator": [
@@ -122,6 +125,7 @@ FORBIDDEN: dict[str, list[str]] = {
         "select * from haulier.callbacks",
         "select * from orders.orders",
         "select haulier.complete(gen_random_uuid(), 1, gen_random_uuid(), null, null)",
+        "select haulier.complete_together(gen_random_uuid(), '[]')",
     ],
 }
 

@@ -8,7 +8,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from config.ids import uuid7
 from ledger import attempts, jobs, reading
-from ledger.attempts import Lease, LeaseLostError
+from ledger.attempts import Lease, LeaseLostError, Success
 from ledger.connection import opening, send
 from tests.roles.conftest import TIMEOUTS, Two, submission
 
@@ -82,6 +82,9 @@ def test_a_handler_submits_for_its_own_tenant_and_completes_its_own_job_and_no_o
     send(tx, opening(two.mine))
     with pytest.raises(LeaseLostError):
         attempts.complete(tx, Lease(other.job_id, 1, worker), None)
+    send(tx, b"rollback; " + opening(two.mine))
+    with pytest.raises(LeaseLostError):
+        attempts.complete_together(tx, worker, [Success(mine.job_id, 1), Success(other.job_id, 1)])
     send(tx, b"rollback; " + opening(two.mine))
     with pytest.raises(InsufficientPrivilege):
         jobs.submit(tx, [submission(two.other)])

@@ -152,6 +152,33 @@ def test_what_a_handler_commits_by_itself_is_noticed_whatever_it_does_then(shop)
     assert there.value("select count(*) from haulier.jobs where command = 'test.after'") == 0
 
 
+def test_the_drivers_cursor_is_in_the_same_transaction(shop):
+    def handler(command, run):
+        with run.cursor() as db:
+            db.execute("insert into effects values (%s, 'by the driver')", (run.job_id,))
+        note(run)
+        if command.n:
+            raise ValueError("no")
+
+    there = shop(doing(handler))
+    there.run(Do())
+    there.run(Do(n=1))
+
+    assert there.value("select array_agg(what order by what) from effects") == ["by the driver", "done"]
+    assert there.value("select count(distinct xmin::text) from effects") == 1
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_what_a_handler_ends_through_the_driver_is_noticed_as_well(shop, end):
+    def handler(_command, run):
+        with run.cursor() as db:
+            getattr(db.connection, end)()
+
+    job = shop(doing(handler)).run(Do())
+
+    assert "has ended run.transaction() by itself" in job.error["message"]
+
+
 def test_a_nul_in_a_result_fails_its_job_and_one_in_a_log_line_harms_nobody(shop):
     def handler(command, run):
         run.log("a \0 and a \udcff in it", fact="\0", other="\udcff")
