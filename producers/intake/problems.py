@@ -161,7 +161,8 @@ def _as_problem(error: Exception, request: Request) -> Problem:
         case psycopg.OperationalError() | psycopg.InterfaceError() | sqlalchemy.exc.DBAPIError() | sqlalchemy.exc.TimeoutError():
             return _of_ledger(error, request)
         case _:
-            return Problem("internal", "the intake made a mistake and has logged it; nothing is known about what it did")
+            detail = "the intake made a mistake and has logged it; nothing is known about what it did"
+            return Problem("internal", detail, headers={"connection": "close"})  # as the server does then
 
 
 def _of_ledger(error: Exception, request: Request) -> Problem:

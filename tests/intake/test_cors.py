@@ -9,7 +9,7 @@ import pytest
 
 from ledger.connection import Database
 from tests.intake.browser import Site, site
-from tests.intake.conftest import Api, Worker, make_keys, running_intake
+from tests.intake.conftest import NOTE, Api, Worker, make_keys, running_intake
 
 PREFLIGHT = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
 
@@ -106,6 +106,25 @@ def test_a_named_origin_gets_leave_for_what_a_page_needs(open_api: Api):
     )
     assert refused.status_code == 400
     assert (plain.status_code, plain.headers["allow"]) == (405, "GET, POST")
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", {}), ("POST", {"json": NOTE})])
+def test_a_page_can_read_that_the_intake_made_a_mistake(open_api: Api, method: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    def break_down(*_: Any, **__: Any) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr("producers.intake.jobs.reading.list_jobs", break_down)
+    monkeypatch.setattr("producers.intake.accepting.prepare", break_down)
+
+    named, stranger = (
+        open_api.call(method, "/v1/jobs", headers={"origin": origin}, **body)
+        for origin in ("https://app.example.com", "https://evil.example")
+    )
+
+    assert (named.status_code, named.json()["type"]) == (stranger.status_code, stranger.json()["type"]) == (500, "/problems/internal")
+    assert named.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert named.headers["access-control-allow-credentials"] == "true"
+    assert "access-control-allow-origin" not in stranger.headers
 
 
 def test_without_configuration_no_origin_gets_leave(api: Api, worker: Worker):
