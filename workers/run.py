@@ -119,7 +119,9 @@ class AttemptRun:
 
     def check_still_open(self) -> None:
         """What a handler has committed by itself can neither be fenced nor be undone: it must not go unnoticed. Raises RuntimeError."""
-        if self.open is not None and (self.open.get_transaction() is not self._root or (self.driver is not None and not is_open(self.driver))):
+        if self.open is not None and (
+            self.open.get_transaction() is not self._root or (self.driver is not None and not is_open(self.driver))
+        ):
             raise RuntimeError(
                 "the handler has ended run.transaction() by itself; its commit is the job's completion, and not the handler's to make"
             )
