@@ -135,7 +135,7 @@ def redeliver(
     tenant: TenantSlug = None,
     as_json: Json = False,
 ) -> None:
-    """Send one message, or those of a stretch of time, again; 500 at most."""
+    """Send one message, or those of a stretch of time, again; 500 of them, or all of one moment."""
     if (delivery_id is None) == (since is None) or (delivery_id is not None and (until or state)):
         raise WrongUseError("say which: a delivery's id, or --since with --until and --state; nothing was sent")
     if delivery_id is not None:

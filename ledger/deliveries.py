@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -324,12 +324,22 @@ select d.id, d.created_at
 
 def in_range(
     tx: Tx, tenant_id: int, webhook_id: UUID, after: UUID, since: datetime, until: datetime | None, states: Sequence[str], limit: int
-) -> list[tuple[UUID, datetime]]:
-    """Deliveries of a stretch of time in these states, the oldest first. `after`: no id of that time is lower."""
+) -> tuple[list[UUID], datetime | None]:
+    """Deliveries of a stretch of time in these states, the oldest first, and where to go on: about `limit`, and always all that were made at
+    one moment, for whoever goes on names a moment. `after`: no id of that time is lower.
+    """
     wanted = {
-        "tenant": tenant_id, "webhook": webhook_id, "after": after, "since": since, "until": until, "states": list(states), "limit": limit,
+        "tenant": tenant_id, "webhook": webhook_id, "after": after, "since": since, "until": until, "states": list(states), "limit": limit + 1,
     }  # fmt: skip
-    return tx.execute(RANGE, wanted).fetchall()
+    found: list[tuple[UUID, datetime]] = tx.execute(RANGE, wanted).fetchall()
+    if len(found) <= limit:
+        return [delivery_id for delivery_id, _ in found], None
+    go_on = found[limit][1]
+    page = [delivery_id for delivery_id, made_at in found[:limit] if made_at < go_on]
+    if not page:  # one moment alone has more than that
+        moment, go_on = go_on, go_on + timedelta(microseconds=1)
+        page = [row[0] for row in tx.execute(RANGE, wanted | {"since": moment, "until": go_on, "limit": None})]
+    return page, go_on
 
 
 AGAIN = """

@@ -41,7 +41,7 @@ from producers.submission import InvalidSubmission, Moment
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 CARRIER = Carrier(deliver_webhook.name, deliver_webhook.queue, deliver_webhook.retry.max_failures)
-#: Deliveries that one call sends again.
+#: Deliveries that one call sends again; more only where they were made at one moment.
 MOST_AGAIN = 500
 
 Events = Annotated[list[EventType], Field(min_length=1, max_length=10, description="what it is told of")]
@@ -293,17 +293,17 @@ def redeliver(request: Request, access: Administrator, webhook_id: UUID, deliver
     openapi_extra=takes(Range),
 )
 def redeliver_range(request: Request, access: Administrator, webhook_id: UUID, wish: Annotated[Range, Depends(body_of(Range))]) -> Response:
-    """Send again what was made in a stretch of time, up to 500 messages, the oldest first; `next_since` says where to go on."""
+    """Send again what was made in a stretch of time, the oldest first: 500 messages, or all of one moment. `next_since` says where to go on."""
     parts = parts_of(request)
 
     def again(tx: Tx) -> dict[str, Any]:
         webhook = _find(tx, access, webhook_id)
         first = first_id_at(wish.since.timestamp() - 60)  # the intake's clock is not the ledger's
-        found = deliveries.in_range(tx, webhook.tenant_id, webhook_id, first, wish.since, wish.until, wish.states, MOST_AGAIN + 1)
-        told = [_find_delivery(tx, webhook, delivery_id) for delivery_id, _ in found[:MOST_AGAIN]]
+        page, go_on = deliveries.in_range(tx, webhook.tenant_id, webhook_id, first, wish.since, wish.until, wish.states, MOST_AGAIN)
+        told = [_find_delivery(tx, webhook, delivery_id) for delivery_id in page]
         done = sum(deliveries.deliver_again(tx, each, CARRIER, access.who) for each in told)
         access.audit(tx, webhook.tenant_id, "webhook.redeliver", webhook_id, since=wish.since, until=wish.until, redelivered=done)
-        return {"redelivered": done, "next_since": utc(found[MOST_AGAIN][1]) if len(found) > MOST_AGAIN else None}
+        return {"redelivered": done, "next_since": utc(go_on)}
 
     content = parts.door.use_for(access, again)
     parts.writers.after_commit()

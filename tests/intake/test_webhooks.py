@@ -276,6 +276,29 @@ def test_deliveries_are_paged_filtered_and_sent_again(api: Api, database: Databa
     assert once_more.json() == {"redelivered": 1, "next_since": None}
 
 
+def test_a_stretch_of_time_is_sent_again_to_its_end_however_many_messages_one_moment_has(
+    api: Api, database: Database, worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    """The dispatcher writes a thousand in one statement. Receivers are quick: what was sent again is delivered before the next call."""
+    monkeypatch.setattr("producers.intake.webhooks.MOST_AGAIN", 2)
+    path = f"/v1/webhooks/{made(api)['id']}"
+    for number in (3, 1):
+        for _ in range(number):
+            worker.complete(worker.begin(api.accepted()), "{}")
+        tell(database)
+    times, since = 0, "2026-01-01T00:00:00Z"
+    sent: list[int] = []
+
+    while since is not None and times < 9:
+        with database.plumbing() as tx:
+            tx.execute("update haulier.webhook_deliveries set state = 'delivered' where tenant_id = %s", (tenant_of(database, api),))
+        answer = api.post(f"{path}/redeliver", {"since": since, "states": ["delivered"]}, "admin").json()
+        times, since = times + 1, answer["next_since"]
+        sent.append(answer["redelivered"])
+
+    assert sent == [3, 1]
+
+
 def tenant_of(database: Database, api: Api) -> int:
     with database.plumbing() as tx:
         row = tx.execute("select id from haulier.tenants where slug = %s", (api.slug,)).fetchone()

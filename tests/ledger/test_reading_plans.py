@@ -44,8 +44,9 @@ letters as (
     insert into haulier.dead_letters (job_id, tenant_id, command, reason, message) select id, tenant_id, command, 'exhausted', '' from haulier.jobs),
 audited as (
     insert into haulier.audit (id, tenant_id, who, action, target) select id, tenant_id, 'key:a', 'job.replay', id::text from haulier.jobs)
-insert into haulier.webhook_deliveries (id, tenant_id, webhook_id, event, body, job_ids, subject_id, subject_seq)
-select id, tenant_id, lpad(to_hex(tenant_id), 32, '0')::uuid, 'job.dead', '', array[id], id, 1 from haulier.jobs
+insert into haulier.webhook_deliveries (id, tenant_id, webhook_id, event, body, job_ids, subject_id, subject_seq, created_at)
+select id, tenant_id, lpad(to_hex(tenant_id), 32, '0')::uuid, 'job.dead', '', array[id], id, 1, now() + row_number() over (order by id) * interval '1 microsecond'
+  from haulier.jobs
 """
 READ = """
 with looked_at as (
