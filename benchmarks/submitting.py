@@ -19,8 +19,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import orjson
 import psutil
@@ -129,6 +130,34 @@ def batch(sides: Sides, size: int, data: str = DATA) -> tuple[float, float]:
     return size / took, (most[0] - before) / (1 << 20)
 
 
+def latency(sides: Sides, seconds: float, *, beside_batches: bool) -> tuple[float, float]:
+    """Milliseconds that a single submission takes, one at a time: median, and 99th percentile."""
+    ended = threading.Event()
+
+    def keep_sending() -> None:
+        while not ended.is_set():
+            batch(sides, 10_000)
+
+    sender = threading.Thread(target=keep_sending if beside_batches else ended.wait)
+    connection = http.client.HTTPConnection(sides.ours.removeprefix("http://"), timeout=60)
+    body = orjson.dumps({"command": "bench.noop", "payload": {"number": 1, "data": DATA}})
+    headers = {"authorization": f"Bearer {sides.key}", "content-type": "application/json"}
+    taken: list[float] = []
+    sender.start()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        began = time.perf_counter()
+        connection.request("POST", "/v1/jobs", body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        taken.append((time.perf_counter() - began) * 1000)
+        assert answer.status == HTTPStatus.ACCEPTED, answer.status
+    ended.set()
+    sender.join()
+    cuts = quantiles(taken, n=100)
+    return cuts[49], cuts[98]
+
+
 def measure(sides: Sides, rounds: int, seconds: float) -> dict[str, list[float]]:
     found: dict[str, list[float]] = defaultdict(list)
     for url, key in ((sides.ours, sides.key), (sides.bare, "")):
@@ -168,6 +197,9 @@ def main() -> None:
             ratios = [one / other for one, other in zip(found[name], found[over], strict=True)]
             print(f"| {name} / {over} | {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
         print(f"| a batch of 32 MiB: the intake grew by, in MiB | {batch(sides, 10_000, 'x' * 3200)[1]:.1f} |")
+        for beside, what in ((False, "alone"), (True, "beside batches of 10,000")):
+            p50, p99 = latency(sides, asked.seconds, beside_batches=beside)
+            print(f"| a single at a time, {what}: p50, p99 in ms | {p50:.1f}, {p99:.1f} |")
         if asked.flat:
             before, done = sides.intake.memory_info().rss, 0.0
             began = time.monotonic()
