@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m benchmarks --rounds N --jobs N --only w1,w2,w3`: everybody in turn, round after round."""
+"""`make bench`, or `python -m benchmarks --rounds N --jobs N --only w1,w2,w3,w4`: everybody in turn, round after round."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import psycopg
 from psycopg import sql
 
 from benchmarks import effect, measure, report
-from benchmarks.contender import Contender, Place
+from benchmarks.contender import Contender, Place, Served
+from benchmarks.fastapi_dramatiq import FastapiDramatiq
 from benchmarks.haulier import Haulier
 from benchmarks.measure import Measurement
 from benchmarks.plain_dramatiq import PlainDramatiq
@@ -44,6 +46,7 @@ CONTENDERS: dict[str, dict[str, Callable[[Place], Contender]]] = {
         "dramatiq, prefetch 256": partial(PlainDramatiq, prefetch=256),
     },
     "w3": {"haulier": partial(Haulier, over_http=True), "dramatiq": PlainDramatiq},
+    "w4": {"haulier": partial(Haulier, over_http=True), "fastapi + dramatiq": FastapiDramatiq},
 }
 
 
@@ -85,7 +88,7 @@ def _read_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=20_000, help="of a drained backlog")
     parser.add_argument("--singles", type=int, default=200, help="one at a time, for W3")
-    parser.add_argument("--only", type=_read_workloads, default=list(CONTENDERS), metavar="w1,w2,w3")
+    parser.add_argument("--only", type=_read_workloads, default=list(CONTENDERS), metavar=",".join(CONTENDERS))
     parser.add_argument("--postgres", choices=["embedded", "debian"], default="embedded")
     default = Path(tempfile.gettempdir()) / f"haulier-benchmark-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
     parser.add_argument("--output", type=Path, default=default, help="JSON lines, one a measurement")
@@ -110,6 +113,8 @@ def _measure(servers: Servers, workload: str, name: str, turn: int, jobs: int) -
     with _place(servers) as place, closing(CONTENDERS[workload][name](place)) as contender:
         if workload == "w3":
             return measure.latency(contender, place, servers.pids, name, turn, jobs)
+        if workload == "w4":
+            return measure.through(cast("Served", contender), place, servers.pids, name, turn, jobs)
         return measure.drain(contender, place, servers.pids, workload, name, turn, jobs)
 
 

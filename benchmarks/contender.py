@@ -42,6 +42,13 @@ class Contender(Protocol):
     def close(self) -> None: ...
 
 
+class Served(Contender, Protocol):
+    """One that takes jobs over HTTP, there and with this key."""
+
+    url: str
+    key: str
+
+
 def await_(done: Callable[[], bool], what: str, place: Place, *, seconds: float = 60, pause: float = 0.02) -> None:
     """Raises RuntimeError when it takes too long, or when a process has ended meanwhile."""
     until = time.monotonic() + seconds

@@ -17,6 +17,7 @@ import psycopg
 
 from benchmarks.commands import HANDLERS, QUEUE
 from benchmarks.contender import DATA, WORKER_PROCESSES, Place, await_
+from benchmarks.processes import answers
 from config.ids import uuid7
 from console.logins import log_in_as
 from console.servers.process import free_port
@@ -46,6 +47,7 @@ RIGHTS: LiteralString = (
 class Haulier:
     def __init__(self, place: Place, *, over_http: bool = False, durable: str = "bench.durable") -> None:
         """`durable`: the command that has the durable effect."""
+        self.url = self.key = ""
         self._place = place
         self._commands = {"noop": "bench.noop", "durable": durable}
         migrate(place.database_url)
@@ -101,21 +103,12 @@ class Haulier:
 
     def _open_intake(self) -> None:
         port = free_port()
-        _, key = keys.add_key(self._database, self._tenant, "submitter", "bench")
-        self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        _, self.key = keys.add_key(self._database, self._tenant, "submitter", "bench")
+        self._headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        self.url = f"http://127.0.0.1:{port}"
         self._start("serve", HAULIER_PORT=str(port))
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        await_(self._answers, "the intake to answer", self._place)
-
-    def _answers(self) -> bool:
-        try:
-            self._http.request("GET", "/readyz")
-            answer = self._http.getresponse()
-            answer.read()
-        except OSError:
-            self._http.close()
-            return False
-        return answer.status == HTTPStatus.OK
+        await_(lambda: answers(f"{self.url}/readyz"), "the intake to answer", self._place)
 
     def _wish(self, name: str, number: int) -> Submission:
         payload = orjson.dumps({"number": number, "data": DATA})

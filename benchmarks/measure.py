@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +14,8 @@ from typing import Any
 import psycopg
 
 from benchmarks import effect
-from benchmarks.contender import Contender, Place, await_
-from benchmarks.processes import calibrate, machine_seconds, processor_seconds, settle
+from benchmarks.contender import Contender, Place, Served, await_
+from benchmarks.processes import ROOT, calibrate, machine_seconds, processor_seconds, settle
 
 #: Jobs before the clock starts: connections are open, statements are prepared, run times are known.
 WARM_UP = 500
@@ -72,6 +74,31 @@ def drain(contender: Contender, place: Place, servers: dict[str, int], workload:
         _check_effects(place, WARM_UP + jobs)
     rate = round(jobs / (ended - started), 1)
     return Measurement(workload, name, turn, jobs, calibration, settled, cpu, machine[0], rate=rate)
+
+
+def through(contender: Served, place: Place, servers: dict[str, int], name: str, turn: int, jobs: int) -> Measurement:
+    """From the first request of 32 connections that never rest to the last effect's commit; the client is on the same machine."""
+    _send(contender, WARM_UP, first=-WARM_UP)
+    await_(lambda: place.reader.count() == WARM_UP, "the warm-up", place)
+    roots = servers | place.processes.pids()
+    settled = _prepare(place, roots)
+    calibration = calibrate()
+    with processor_time(roots, jobs) as (cpu, machine):
+        started = time.time()
+        _send(contender, jobs)
+        await_(lambda: place.reader.count() == WARM_UP + jobs, f"{jobs} jobs", place, seconds=300)
+    _check_effects(place, WARM_UP + jobs)
+    with psycopg.connect(place.database_url) as database:
+        ended = max(effect.commits(database).values())
+    return Measurement("w4", name, turn, jobs, calibration, settled, cpu, machine[0], rate=round(jobs / (ended - started), 1))
+
+
+def _send(contender: Served, jobs: int, first: int = 0) -> None:
+    command = [sys.executable, "-m", "benchmarks.load", contender.url, "32", "300", "--key", contender.key, "--command", "bench.durable"]
+    command += [f"--first={first}", f"--most={first + jobs}"]
+    answers, others, _ = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    if (int(answers), int(others)) != (jobs, 0):
+        raise RuntimeError(f"of {jobs} submissions {answers} were answered, {others} of them with something else than 2xx")
 
 
 def latency(contender: Contender, place: Place, servers: dict[str, int], name: str, turn: int, jobs: int) -> Measurement:

@@ -21,15 +21,15 @@ class PlainDramatiq:
         self._place = place
         self._broker = RabbitmqBroker(url=place.broker_url)
         self._broker.declare_queue(QUEUE)
-        environment = {
+        self.environment = {
             "BENCH_DATABASE_URL": place.database_url,
             "BENCH_BROKER_URL": place.broker_url,
             "BENCH_RECORDS": str(place.reader.directory),
         }
         if prefetch is not None:
-            environment["dramatiq_queue_prefetch"] = str(prefetch)
+            self.environment["dramatiq_queue_prefetch"] = str(prefetch)
         command = [sys.executable, "-m", "dramatiq", "benchmarks.plain", "--processes", str(WORKER_PROCESSES), "--threads", str(THREADS)]
-        place.processes.start("work", command, environment)
+        place.processes.start("work", command, self.environment)
 
     def hold(self) -> None:
         self._place.reader.shut()

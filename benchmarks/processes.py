@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,3 +105,14 @@ def calibrate() -> float:
         sum(i & 7 for i in range(200_000))
         best = min(best, time.process_time() - start)
     return round(best * 1000, 2)
+
+
+def answers(url: str) -> bool:
+    """Whether somebody speaks HTTP there."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False

@@ -97,7 +97,7 @@ def await_port(port: int, processes: Processes) -> None:
 
 def singles(url: str, connections: int, seconds: float, key: str = "") -> float:
     """Submissions a second."""
-    command = [sys.executable, "-m", "benchmarks.load", url, str(connections), str(seconds), *([key] if key else [])]
+    command = [sys.executable, "-m", "benchmarks.load", url, str(connections), str(seconds), "--key", key]
     answers, others, took = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     assert int(others) == 0, f"{others} of {answers} were refused"
     return int(answers) / float(took)
