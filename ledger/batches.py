@@ -99,11 +99,13 @@ def lock_set(tx: Tx, batch: Batch, start: int, items: int, digest: bytes) -> lis
     return row[1]
 
 
-FILL_SET = "update haulier.batch_sets set ids = %s where tenant_id = %s and batch_id = %s and start = %s"
+FILL_SET = "update haulier.batch_sets set ids = %s::uuid[] where tenant_id = %s and batch_id = %s and start = %s"
 
 
 def fill_set(tx: Tx, batch: Batch, start: int, ids: Sequence[UUID | None]) -> None:
-    tx.execute(FILL_SET, (list(ids), batch.tenant_id, batch.id, start))
+    # As text: the driver's own way with an array costs a call of Python for each value.
+    text = "{" + ",".join("null" if each is None else each.hex for each in ids) + "}"
+    tx.execute(FILL_SET, (text, batch.tenant_id, batch.id, start))
 
 
 END = "update haulier.batches set items = %s where tenant_id = %s and id = %s and (items is null or items = %s) returning true"

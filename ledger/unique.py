@@ -46,10 +46,10 @@ class Held:
 @dataclass(slots=True)
 class Outcome:
     """By the wish's id: those that are new, those that met a holder, and the jobs that were cancelled for one. The others were there before,
-    by their id or idempotency key.
+    by their id or idempotency key. Of the new ones, the times, if they were asked for.
     """
 
-    new: dict[UUID, Times] = field(default_factory=dict[UUID, Times])
+    new: Mapping[UUID, Times | None] = field(default_factory=dict[UUID, Times | None])
     held: dict[UUID, Held] = field(default_factory=dict[UUID, Held])
     replaced: dict[UUID, UUID] = field(default_factory=dict[UUID, UUID])
 

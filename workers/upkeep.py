@@ -51,6 +51,7 @@ class Upkeep:
         self._stop = threading.Event()
         self._connected_since: float | None = None
         self._swept_to: UUID | None = None
+        self._results_at = 0.0
         self._sweep_at = 0.0
         self._results = ResultTimes(handlers, settings.result_ttl)
         self._results_seen_to: dict[LiteralString, UUID | None] = {"jobs": None, "archive": None}
@@ -85,8 +86,9 @@ class Upkeep:
         self._tell_of(self._locked(tx, sealing.seal) or {})
         if time.monotonic() >= self._sweep_at:
             self._locked(tx, self._tidy)
-            self._locked(tx, self._forget_results)
             self._locked(tx, self._sweep)
+        if time.monotonic() >= self._results_at:
+            self._locked(tx, self._forget_results)
 
     def _locked(self, tx: Connection[Any], part: Callable[[Connection[Any]], T], lock: int = LOCK) -> T | None:
         """What the part returns, once it is committed; None when another copy has the lock."""
@@ -146,13 +148,15 @@ class Upkeep:
         workers.forget_old(tx)
 
     def _forget_results(self, tx: Connection[Any]) -> None:
-        """One step through the live tables, one through the archive; nothing where results stay as long as their jobs."""
+        """One step through the live tables, one through the archive; nothing where results stay as long as their jobs. Rest at the end of both."""
         if self._results.are_endless:
             return
         for table, after in self._results_seen_to.items():
             self._results_seen_to[table], gone = archive.forget_results(tx, table, self._results.by_command, self._results.default, after)
             if gone:
                 log.info("results past their time are gone", table=table, jobs=gone)
+        if not any(self._results_seen_to.values()):
+            self._results_at = time.monotonic() + SWEEP_EVERY
 
     def _sweep(self, tx: Connection[Any]) -> None:
         """Move one step's worth of finished families; rest when the newest end is reached."""

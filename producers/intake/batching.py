@@ -1,6 +1,6 @@
 """`POST /v1/jobs/batch`: read, check and write up to 10,000 submissions as they arrive, a set at a time.
 
-What is kept of a batch is the set under way, the one before it that is being written, and a short answer for each item.
+What is kept of a batch is the set under way, the two before it that are being written, and a short answer for each item.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MOST_ITEMS = 10_000
 #: Items, and bytes of their text, in one set.
 SET_ITEMS = 500
 SET_BYTES = 256 << 10
-#: Batches that one intake receives at a time; each may hold two sets.
+#: Batches that one intake receives at a time; each may hold three sets.
 MOST_BATCHES = 64
 #: A body that comes slower than this, in bytes a second, after the first `request_deadline` seconds, is given up.
 LEAST_RATE = 64 << 10
@@ -80,8 +80,9 @@ class Receiving:
     new: int = 0
     #: The commands of those that were accepted.
     used: set[str] = field(default_factory=set[str])
-    #: The set before, while it is written; why one could not be, and how many items were whole before it.
+    #: The sets before, while they are written: the last, and the one before it; why one could not be, and how many items were whole before it.
     writing: asyncio.Task[None] | None = None
+    earlier: asyncio.Task[None] | None = None
     failed: Problem | None = None
     whole: int | None = None
 
@@ -161,10 +162,10 @@ class Receiving:
         return _reused() if self.known and start in self.known.sets else in_flight()
 
     async def settle(self) -> None:
-        """Wait for the set that is being written."""
+        """Wait for the sets that are being written."""
         if self.writing is not None:
             await self.writing
-            self.writing = None
+            self.writing = self.earlier = None
 
     def take(self, *, last: bool = False) -> Part:
         """The set under way, to be written; another one begins."""
@@ -220,11 +221,20 @@ async def _accept_each(receiving: Receiving) -> Response:
 
 
 async def _hand_over(receiving: Receiving, part: Part) -> bool:
-    """Have a set written, once the one before it is: while it is, the next is read. False if that one was not."""
-    await receiving.settle()
+    """Have a set written, once those before it are: meanwhile, the next is read, and no more. False if one of them was not."""
+    if receiving.earlier is not None:
+        await receiving.earlier
+    receiving.earlier = receiving.writing
     if receiving.failed is None:
-        receiving.writing = asyncio.create_task(_write(receiving, part))
+        receiving.writing = asyncio.create_task(_write_behind(receiving.writing, receiving, part))
     return receiving.failed is None
+
+
+async def _write_behind(before: asyncio.Task[None] | None, receiving: Receiving, part: Part) -> None:
+    if before is not None:
+        await before
+    if receiving.failed is None:
+        await _write(receiving, part)
 
 
 async def _write(receiving: Receiving, part: Part) -> None:

@@ -151,7 +151,7 @@ def write_part(tx: psycopg.Connection[Any], batch: Batch, part: Part) -> tuple[U
     answers: dict[UUID, Answer] = {}
     if missing:
         special = any(wish.unique for wish in missing)
-        outcome = unique.submit(tx, missing, wake=True) if special else Outcome(jobs.submit(tx, missing, wake=True))
+        outcome = unique.submit(tx, missing, wake=True) if special else Outcome(dict.fromkeys(jobs.submit_set(tx, missing, wake=True)))
         answers = {wish.id: answer for wish, answer in zip(missing, _answer(tx, missing, outcome), strict=True)}
     results = [
         Accepted(job, repeated=wish is None or job != wish.id) if job is not None else None if wish is None else answers[wish.id]
