@@ -64,7 +64,8 @@ known as materialized (
     select key as command, value::float8 as timeout from jsonb_each_text(%(timeouts)s::jsonb)),
 begun as (
     update haulier.jobs j
-       set state = 'running', attempt = j.attempt + 1, worker_id = %(worker)s, started_at = statement_timestamp(), seq = j.seq + 1
+       set state = 'running', attempt = j.attempt + 1, worker_id = %(worker)s, started_at = statement_timestamp(), progress = null,
+           seq = j.seq + 1
       from wanted w, known k
      where j.id = any(%(ids)s::uuid[]) and j.id = w.id and j.state = 'queued' and j.attempt + 1 = w.attempt and k.command = j.command
        and (j.expires_at is null or j.expires_at > now())

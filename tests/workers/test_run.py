@@ -111,7 +111,9 @@ def test_a_long_job_goes_on_from_its_checkpoint_and_shows_its_progress(shop):
     there.due_now()
     there.deliver(job.id, attempt=2)
 
-    assert there.job(job.id).result == {"page": 3}
+    job = there.job(job.id)
+    assert job.result == {"page": 3}
+    assert job.progress is None  # that was the attempt before
 
 
 def test_a_handler_that_ends_its_transaction_by_itself_is_told_so(shop):
