@@ -286,10 +286,11 @@ settled as (
     returning j.id, j.tenant_id, j.root_id, j.command, j.queue, j.priority, j.state, j.reason, j.seq, j.attempt, j.solo, j.started_at,
               j.due_at, j.expires_at, j.payload, j.traceparent, e.worker_id, e.kind, e.error, e.log, e.wait),
 released as (
-    delete from haulier.leases where job_id = any(array(select id from settled))),
+    delete from haulier.leases where job_id = any(array(select id from settled)) returning job_id, log),
 recorded as (
     insert into haulier.attempts (job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, error, log)
-    select id, attempt, tenant_id, worker_id, started_at, clock_timestamp(), kind, error, log from settled),
+    select s.id, s.attempt, s.tenant_id, s.worker_id, s.started_at, clock_timestamp(), s.kind, s.error, coalesce(s.log, r.log)
+      from settled s left join released r on r.job_id = s.id),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt, data)
     select id, seq, tenant_id, case when state = 'cancelled' then 'cancelled' else kind end, state, attempt,
@@ -348,12 +349,20 @@ def _row(end: End) -> dict[str, Any]:
 _HELD: LiteralString = "where id = %(id)s and state = 'running' and attempt = %(attempt)s and worker_id = %(worker)s"
 
 PROGRESS: LiteralString = "update haulier.jobs set progress = %(value)s::jsonb, seq = seq " + _HELD
+LINES: LiteralString = (
+    "update haulier.leases set log = %(value)s::jsonb where job_id = %(id)s and attempt = %(attempt)s and worker_id = %(worker)s"
+)
 CHECKPOINT: LiteralString = "update haulier.jobs set checkpoint = %(value)s::jsonb " + _HELD
 
 
 def keep_progress(tx: Tx, lease: Lease, value: str) -> None:
     """Show a running attempt's progress. Raises LeaseLostError."""
     _keep(tx, PROGRESS, lease, value)
+
+
+def keep_lines(tx: Tx, lease: Lease, value: str) -> None:
+    """Show a running attempt's log lines, and have them if its process dies. Raises LeaseLostError."""
+    _keep(tx, LINES, lease, value)
 
 
 def keep_checkpoint(tx: Tx, lease: Lease, value: str) -> None:

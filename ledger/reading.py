@@ -185,7 +185,8 @@ class Attempt:
 ATTEMPTS = """
 select number, worker_id, started_at, finished_at, outcome, error, log from haulier.every_attempt where job_id = %(id)s
 union all
-select attempt, worker_id, started_at, null, 'running', null, null from haulier.jobs where id = %(id)s and state = 'running'
+select attempt, worker_id, started_at, null, 'running', null, (select log from haulier.leases where job_id = %(id)s)
+  from haulier.jobs where id = %(id)s and state = 'running'
  order by 1
 """
 

@@ -94,7 +94,9 @@ class Run(Protocol):
         ...
 
     def log(self, message: str, **facts: Any) -> None:
-        """A line for the attempt's record (the last 100 are kept) and for the worker's log."""
+        """A line for the attempt's record (its first 100 are kept) and for the worker's log. Of an attempt that runs for longer than two seconds
+        they are shown while it runs, and kept if its process dies.
+        """
         ...
 
     def snooze(self, seconds: float) -> None:

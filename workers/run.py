@@ -39,6 +39,8 @@ KEPT_BYTES = 64 << 10
 STALE = 1.0
 #: Seconds between two writes of progress.
 PROGRESS_EVERY = 0.5
+#: The same of log lines, and for how long an attempt runs before the first.
+LINES_EVERY = 2.0
 
 
 class AttemptRun:
@@ -75,6 +77,7 @@ class AttemptRun:
         self._kept_bytes = 0
         self._dropped = 0
         self._shown_at = 0.0
+        self._lines_shown_at = self._began
         self._submitted: list[jobs.Submission] = []
 
     @property
@@ -223,6 +226,10 @@ class AttemptRun:
             return
         self._kept_bytes += len(text)
         self._lines.append(text)
+        now = time.monotonic()
+        if now - self._lines_shown_at >= LINES_EVERY:
+            self._lines_shown_at = now
+            attempts.keep_lines(self._plumbing, self.lease, self.lines or "[]")
 
     @property
     def lines(self) -> str | None:

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from pipelines.command import handles
 from pipelines.run import Refused
 from tests.workers.commands import After, Do, after, doing, note
+from workers import recovery
 
 
 def test_what_a_handler_reads_holds_no_transaction_open(shop):
@@ -179,6 +180,34 @@ def test_what_a_handler_ends_through_the_driver_is_noticed_as_well(shop, end):
     job = shop(doing(handler)).run(Do())
 
     assert "has ended run.transaction() by itself" in job.error["message"]
+
+
+def test_lines_are_shown_while_it_runs_and_kept_when_its_process_dies(shop, monkeypatch):
+    monkeypatch.setattr("workers.run.LINES_EVERY", 0.0)
+    seen = []
+
+    def handler(_command, run):
+        run.log("half-way")
+        seen.append(there.attempts(run.job_id)[-1])
+        with there.database.plumbing() as tx:
+            recovery.recover(tx, there.worker, {run.job_id}, there.handlers)
+
+    there = shop(doing(handler))
+    job = there.run(Do())
+
+    assert [(attempt.outcome, attempt.log[0]["message"]) for attempt in seen] == [("running", "half-way")]
+    assert [(attempt.outcome, attempt.log[0]["message"]) for attempt in there.attempts(job.id)] == [("rescued", "half-way")]
+
+
+def test_a_short_attempt_writes_its_lines_once(shop):
+    def handler(_command, run):
+        run.log("at once")
+        assert there.value("select log from haulier.leases") is None
+
+    there = shop(doing(handler))
+    job = there.run(Do())
+
+    assert (job.state, there.attempts(job.id)[0].log[0]["message"]) == ("succeeded", "at once")
 
 
 def test_a_nul_in_a_result_fails_its_job_and_one_in_a_log_line_harms_nobody(shop):
