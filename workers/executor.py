@@ -310,7 +310,7 @@ class Executor:
         assert handler.many is not None
         local = self._threads_own()
         self._slots.enter(local.slot, ANY)
-        entry = self._running.enter(runs[0].lease, runs[0], handler.timeout, frozenset(job.job_id for job in begun))
+        entry = self._running.enter(runs[0].lease, runs[0], handler.timeout, {run.job_id: run for run in runs})
         started = time.perf_counter()
         try:
             answers = handler.many([_parse(handler, job) for job in begun], Together(runs))
@@ -492,10 +492,13 @@ def group(begun: Sequence[Begun], handlers: Mapping[str, Handler]) -> list[list[
     groups: list[list[Begun]] = []
     open_groups: dict[tuple[str, int], list[Begun]] = {}
     for job in begun:
-        most = 1 if job.solo else handlers[job.command].together
         name = (job.command, job.tenant_id)
-        if most == 1 or len(open_groups.get(name, ())) in {0, most}:
-            groups.append([])
+        most = 1 if job.solo else handlers[job.command].together
+        joined = open_groups.get(name) if most > 1 else None
+        if joined is not None and len(joined) < most:
+            joined.append(job)
+            continue
+        groups.append([job])
+        if most > 1:
             open_groups[name] = groups[-1]
-        open_groups[name].append(job)
     return groups

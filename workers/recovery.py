@@ -36,12 +36,13 @@ def take_back(tx: Connection[Any], lapsed: Sequence[Lapsed], handlers: Mapping[s
 
 
 def recover(tx: Connection[Any], worker_id: UUID, suspects: set[UUID], handlers: Mapping[str, Handler]) -> list[Lapsed]:
-    """After the death of a worker process that its runner saw: what its threads were running is suspect, the rest innocent.
-    Returns what it held.
+    """After the death of a worker process that its runner saw: what its threads were running is suspect, the rest innocent. So is what ran
+    alone, in a process of its own. Returns what it held.
     """
     held = workers.held_by(tx, worker_id)
     workers.stop(tx, worker_id)
-    take_back(tx, held, handlers, innocent=set() if ANY in suspects else {job.job_id for job in held} - suspects)
+    innocent = {job.job_id for job in held if job.solo or ANY not in suspects}
+    take_back(tx, held, handlers, innocent=innocent - suspects)
     return held
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -25,12 +25,14 @@ SURVIVAL = 5.0
 
 @dataclass(eq=False)
 class Entry:
-    """`members`: the jobs that are carried out in one call, if they are several. Nobody knows which of them takes too long, so none is blamed."""
+    """`members`: by job, the attempts that are carried out in one call, if they are several. Nobody knows which of them takes too long, so none
+    is blamed.
+    """
 
     lease: Lease
     run: AttemptRun | None
     until: float
-    members: frozenset[UUID] = frozenset()
+    members: Mapping[UUID, AttemptRun] = field(default_factory=dict[UUID, AttemptRun])
     ended_at: float | None = field(default=None)
 
 
@@ -41,8 +43,8 @@ class Running:
         self._lock = threading.Lock()
         self._entries: set[Entry] = set()
 
-    def enter(self, lease: Lease, run: AttemptRun | None, timeout: float, members: frozenset[UUID] = frozenset()) -> Entry:
-        entry = Entry(lease, run, time.monotonic() + timeout, members)
+    def enter(self, lease: Lease, run: AttemptRun | None, timeout: float, members: Mapping[UUID, AttemptRun] | None = None) -> Entry:
+        entry = Entry(lease, run, time.monotonic() + timeout, members or {})
         with self._lock:
             self._entries.add(entry)
         return entry
@@ -55,8 +57,8 @@ class Running:
         """Let the handlers of these jobs see that somebody wants them cancelled."""
         wanted = set(job_ids)
         for entry in self.entries():
-            if entry.run is not None and entry.lease.job_id in wanted:
-                entry.run.cancelled = True
+            for run in entry.members.values() or filter(None, [entry.run]):
+                run.cancelled = run.cancelled or run.job_id in wanted
 
     def entries(self) -> list[Entry]:
         with self._lock:

@@ -15,6 +15,7 @@ from pipelines.command import CommandError, Rejected, Retry, Snooze
 from pipelines.many import handles_many
 from tests.workers.commands import After, Do, after, doing, note, raising
 from workers import metrics, recovery
+from workers.executor import group
 from workers.slots import ANY
 
 TRANSACTIONS = "select count(distinct xmin::text) from effects"
@@ -319,3 +320,40 @@ def test_a_process_that_dies_with_many_makes_suspects_of_all(shop):
     assert seen == [{ANY}]
     assert there.slots.read()[1] == set()
     assert there.value("select bool_and(solo) from haulier.outbox where job_id = any(%s)", ids) is True
+
+
+def test_one_that_runs_alone_is_blamed_for_nothing_that_many_did(shop):
+    there = shop(doing_many(lambda _commands, together: note_all(together)))
+    ids = there.submit(Do(n=1), Do(n=2))
+    with there.database.plumbing() as tx:
+        tx.execute("update haulier.jobs set solo = true where id = %s", (ids[0],))
+        attempts.begin(tx, there.worker, [(id_, 1) for id_ in ids], {"test.do": 30.0})
+        recovery.recover(tx, there.worker, {ANY}, there.handlers)
+
+    assert ends(there, ids) == ["queued", "queued"]
+    assert [there.job(job_id).failures for job_id in ids] == [0, 0]
+
+
+def test_a_suspect_shares_with_nobody(shop):
+    there = shop(sharing(lambda _command, _run: None))
+    there.submit(*(Do(n=n) for n in range(5)))
+    with there.database.plumbing() as tx:
+        ids = [row[0] for row in tx.execute("select id from haulier.jobs")]
+        begun, _ = attempts.begin(tx, there.worker, [(id_, 1) for id_ in ids], {"test.do": 30.0})
+    jobs = [replace(job, solo=number in {0, 2}) for number, job in enumerate(begun)]
+
+    assert group(jobs, there.handlers) == [[jobs[0]], [jobs[1], jobs[3], jobs[4]], [jobs[2]]]
+
+
+def test_any_of_many_sees_that_somebody_wants_it_cancelled(shop):
+    seen = []
+
+    def handler(_commands, together):
+        there.running.cancel([together.runs[2].job_id])
+        seen.extend(run.cancelled for run in together.runs)
+
+    there = shop(doing_many(handler))
+
+    there.deliver(*there.submit(*(Do(n=n) for n in range(3))))
+
+    assert [run for run in seen if run] == [True]
