@@ -30,6 +30,9 @@ PLATFORM = frozenset({"platform"})
 #: No key has this role. A route that admits it holds every job to `Access.sees`, as `find_job` does; all other routes refuse it.
 WATCH = frozenset({"watch"})
 
+#: Seconds for which a key that was found is believed in. With the time between two looks at it, what a revoked key has open ends within 5 s.
+KEY_IS_KNOWN = 2.0
+
 CHALLENGE = 'Bearer realm="haulier"'
 COOKIE = "haulier_watch"
 
@@ -53,7 +56,7 @@ class Keyring:
         note: Callable[[list[tuple[UUID, datetime]]], object],
         *,
         find_prefix: Callable[[str], Key | None] = lambda _: None,
-        keep: float = 3,
+        keep: float = KEY_IS_KNOWN,
         size: int = 10_000,
         note_every: float = 60,
     ) -> None:

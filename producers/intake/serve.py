@@ -97,7 +97,7 @@ def make_server(
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=PATIENCE,
-        timeout_graceful_shutdown=int(settings.drain),
+        timeout_graceful_shutdown=max(1, int(settings.drain - 2 * NOTICE)),  # and the rest is for leaving
     )
     return IntakeServer(config, parts, ready)
 

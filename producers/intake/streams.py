@@ -43,7 +43,7 @@ router = APIRouter()
 #: Milliseconds after which a client comes again; seconds between two signs of life, and between two looks at the key.
 RETRY = 3_000
 HEARTBEAT = 15.0
-KEY_KEEPS = 3.0
+KEY_KEEPS = 2.5
 
 Key = tuple[int, UUID, int]
 
@@ -180,6 +180,8 @@ class Stream:
         self._scope = scope
         self._last_id = request.headers.get("last-event-id") or None
         self._stack = contextlib.AsyncExitStack()
+        #: When the key was last looked at.
+        self._looked = time.monotonic()
         self.is_over = False
 
     async def open(self) -> Response:
@@ -217,7 +219,9 @@ class Stream:
         yield ServerSentEvent(retry=RETRY, id=self.mark()).encode()
         async for block in self.earlier():
             yield block
-        heartbeat = key = time.monotonic()
+            if not await self._may_still():
+                return
+        heartbeat = time.monotonic()
         while not self.is_over and not self._reader.is_over:
             self._stirred.clear()
             block = b"".join(self.fresh())
@@ -226,18 +230,20 @@ class Stream:
             if self.is_over or self._reader.is_over:
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(KEY_KEEPS):
+                async with asyncio.timeout(self._looked + KEY_KEEPS - time.monotonic()):
                     await self._stirred.wait()
-            now = time.monotonic()
-            if now - key >= KEY_KEEPS:
-                key = now
-                if not await self._may_still():
-                    return
-            if now - heartbeat >= HEARTBEAT:
-                heartbeat = now
+            if not await self._may_still():
+                return
+            if time.monotonic() - heartbeat >= HEARTBEAT:
+                heartbeat = time.monotonic()
                 yield ServerSentEvent(comment="", id=self.mark()).encode()
 
     async def _may_still(self) -> bool:
+        """Whether the key is still good, which is looked at when it is time to."""
+        now = time.monotonic()
+        if now - self._looked < KEY_KEEPS:
+            return True
+        self._looked = now
         try:
             await authenticate(self._request, READ | WATCH)
         except Problem as problem:

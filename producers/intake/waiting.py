@@ -24,7 +24,7 @@ from producers.intake.representation import Viewer, conditional, polling
 
 #: Seconds that a request may wait at most, and after which a key is looked at once more before it is answered.
 LONGEST = 60
-KEY_KEEPS = 3.0
+KEY_KEEPS = 2.5
 
 _PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s";,]*)))?\s*')
 

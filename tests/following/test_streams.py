@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +26,7 @@ from ledger.following import NOTHING, Snapshot, Wanted
 from ledger.jobs import Submission
 from ledger.migrate import migrate
 from ledger.roles import Role
-from producers.intake import streams, tail
+from producers.intake import auth, streams, tail, waiting
 from tests.following.conftest import Place, open_place
 from tests.intake.conftest import Api, eventually, make_keys
 from tests.intake.test_reading import add_child
@@ -387,10 +389,85 @@ def test_a_revoked_key_s_streams_end(place: Place, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(streams, "KEY_KEEPS", 0.1)
     with follow(place.api, "/v1/events") as follower:
         next(follower.blocks())
-        with place.database.plumbing() as tx:
-            tx.execute("update haulier.api_keys set revoked_at = now() where prefix = %s", (place.api.keys["viewer"].split("_")[1],))
+        revoke(place, "viewer")
 
         assert list(follower.events()) == []
+
+
+def test_whatever_a_revoked_key_has_open_ends_within_five_seconds(place: Place):
+    """Another stream of the key keeps it known, and an event shortly before the look at it puts that off."""
+    with follow(place.api, "/v1/events") as first, ThreadPoolExecutor(2) as hands:
+        next(first.blocks())
+        opened = time.monotonic()
+        eventually(lambda: time.monotonic() - opened > streams.KEY_KEEPS - 0.9)
+        with follow(place.api, "/v1/events") as second:
+            next(second.blocks())
+            eventually(lambda: time.monotonic() - opened > streams.KEY_KEEPS + 0.1)  # just now, the first has looked
+            revoke(place, "viewer")
+            revoked = time.monotonic()
+            ends = [hands.submit(lambda follower=each: (list(follower.events()), time.monotonic())) for each in (first, second)]
+            eventually(lambda: time.monotonic() - revoked > 3.7)
+            place.api.accepted()
+
+            assert max(end.result(20)[1] for end in ends) - revoked < 5
+    assert auth.KEY_IS_KNOWN + max(streams.KEY_KEEPS, waiting.KEY_KEEPS) < 5
+
+
+def test_a_key_that_is_revoked_meanwhile_is_not_told_all_that_it_has_missed(place: Place, monkeypatch: pytest.MonkeyPatch):
+    with follow(place.api, "/v1/events") as follower:
+        next(follower.blocks())
+    for _ in range(20):
+        place.api.accepted()
+    parts, between = list[int](), following.between
+
+    def revoke_meanwhile(tx: Any, **wanted: Any) -> Any:
+        parts.append(len(parts))
+        if len(parts) == 5:
+            revoke(place, "viewer")
+            assert place.api.server
+            place.api.server._parts.keyring._known.clear()  # as two seconds later
+        return between(tx, **wanted)
+
+    monkeypatch.setattr(following, "STEP", 1)
+    monkeypatch.setattr(following, "between", revoke_meanwhile)
+    monkeypatch.setattr(streams, "KEY_KEEPS", 0.0)
+    with follow(place.api, "/v1/events", last=follower.last_id) as follower:
+        told = list(follower.events())
+
+    assert len(parts) == 5
+    assert len(told) < 6
+
+
+def revoke(place: Place, role: str) -> None:
+    with place.database.plumbing() as tx:
+        tx.execute("update haulier.api_keys set revoked_at = now() where prefix = %s", (place.api.keys[role].split("_")[1],))
+
+
+def test_streams_have_a_limit_for_each_tenant_and_for_the_process(postgres_server: PostgresServer):
+    with fresh_database(postgres_server, "template0") as url, find_redis() as redis:
+        migrate(url)
+        with open_place(url, redis, most_waiting_of_a_tenant=2, most_waiting=3) as room:
+            room.api.slug, room.api.keys = make_keys(room.database)
+            own = f"/v1/jobs/{room.api.accepted()}/events"
+            assert room.api.server
+            held = room.api.server._parts.hub._by_tenant.total
+            with follow(room.api, "/v1/events") as first, follow(room.api, own, "submitter"):
+                refused = room.api.get("/v1/events", "operator")
+                waits = room.api.get(own.removesuffix("/events"), headers={"prefer": "wait=20"})
+                with follow(room.api, "/v1/events?tenant=*", "platform") as third:
+                    full = room.api.get("/v1/events", "foreign")
+                    told = [next(each.blocks()) for each in (first, third)]
+                eventually(lambda: held() == 2)
+                with follow(room.api, "/v1/events", "foreign") as instead:
+                    assert instead.answer.status_code == 200
+            eventually(lambda: held() == 0)
+            with follow(room.api, "/v1/events") as again:
+                assert again.answer.status_code == 200
+
+    for answer in (refused, waits):
+        assert (answer.status_code, answer.json()["type"], answer.headers["retry-after"]) == (429, "/problems/too-many-waiting", "2")
+    assert (full.status_code, full.json()["type"], full.headers["retry-after"]) == (503, "/problems/unavailable", "2")
+    assert len(told) == 2
 
 
 def test_a_lost_hint_costs_a_moment_and_a_leaving_process_ends_its_streams(postgres_server: PostgresServer):
