@@ -94,6 +94,7 @@ class Database:
         with self._lock:
             if self._handlers is None:
                 self._handlers = self._create(Role.HANDLER if self.role else None, "READ COMMITTED", 0)
+                event.listen(self._handlers, "do_connect", _lend)
             return self._handlers
 
     @contextlib.contextmanager
@@ -193,6 +194,25 @@ class Database:
 
 def _prepare(connection: Any, _record: Any = None) -> None:
     connection.prepare_threshold = 0
+
+
+class LentConnection(psycopg.Connection[Any]):
+    """A connection that handlers are given, through SQLAlchemy or as it is: they do not end its transactions."""
+
+    #: How often somebody tried.
+    ended = 0
+
+    def commit(self) -> None:
+        self.ended += 1
+        raise RuntimeError("the commit of run.transaction() is the job's completion, and not the handler's to make; nothing is committed")
+
+    def rollback(self) -> None:
+        self.ended += 1
+        super().rollback()
+
+
+def _lend(_dialect: Any, _record: Any, arguments: Any, named: Any) -> LentConnection:
+    return LentConnection.connect(*arguments, **named)
 
 
 class JsonText(TextLoader):

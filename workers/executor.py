@@ -267,7 +267,8 @@ class Executor:
             left = begun[len(answers) :]
             self._commit_together(begun, runs, answers, begun[0].tenant_id if left else chain)
         except BaseException as error:  # noqa: BLE001  (each is judged for what happens when it runs by itself)
-            self._roll_back(runs[0])
+            for run in runs:
+                self._roll_back(run)
             apart = [
                 job
                 for job in begun
@@ -300,6 +301,7 @@ class Executor:
                 metrics.observe_run(job.command, time.perf_counter() - started)
             if entries[-1].ended_at or isinstance(found, Rejected | Snooze):
                 raise ApartError(f"{job.job_id} did not succeed")
+            run.check_still_open()
             answers.append(found)
             if time.monotonic() > until:
                 break
@@ -327,7 +329,8 @@ class Executor:
         """Write the follow-ups and completions of those that succeeded in the transaction of all."""
         done = [each for each in zip(begun, runs, answers, strict=False) if not isinstance(each[2], NO_SUCCESS)]
         if not done:
-            self._roll_back(runs[0])
+            for run in runs:
+                self._roll_back(run)
             return
         limit = self._result_limits[runs[0].command]
         successes = [Success(job.job_id, job.attempt, _checked(_json(found), limit), run.lines) for job, run, found in done]

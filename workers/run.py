@@ -6,13 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import orjson
 import psycopg
 import structlog
-from sqlalchemy import Connection, RootTransaction
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from config.changes import Teller
@@ -20,7 +21,7 @@ from config.failpoints import reach
 from config.ids import uuid7
 from ledger import attempts, calls, jobs
 from ledger.attempts import Begun, Lease
-from ledger.connection import driver_of, is_open, opening, send
+from ledger.connection import LentConnection, driver_of, is_open, opening, send
 from pipelines.command import Command, Handler, Snoozed
 from pipelines.run import Refused
 from workers.outcome import NeedsReviewError, storable
@@ -64,8 +65,8 @@ class AttemptRun:
         self.tenant = tenant
         self._until = time.time() + timeout
         self._began = time.monotonic()
-        self._root: RootTransaction | None = None
-        self.driver: psycopg.Connection[Any] | None = None
+        self.driver: LentConnection | None = None
+        self._ended = 0
         self.cancelled = False
         self.open: Connection | None = None
         self._session: Session | None = None
@@ -104,11 +105,11 @@ class AttemptRun:
         if self.open is None:
             # In a set, the job before has opened it: one that has idled since then may be ended by the server at any moment.
             self.open = self._connect(time.monotonic() - self._began > STALE)
-            self.driver = driver_of(self.open)
+            self.driver = cast("LentConnection", driver_of(self.open))
+            self._ended = self.driver.ended
             if not self.open.in_transaction():
                 self.open.begin()
                 send(self.driver, opening(self._begun.tenant_id))
-            self._root = self.open.get_transaction()
         return contextlib.nullcontext(self.open)  # it ends with the attempt
 
     def cursor(self) -> psycopg.Cursor[Any]:
@@ -118,16 +119,16 @@ class AttemptRun:
 
     def join(self, first: AttemptRun) -> None:
         """Have a part in the transaction that another job's run has open."""
-        self.open, self.driver, self._root = first.open, first.driver, first._root
+        self.open, self.driver, self._ended = first.open, first.driver, first._ended
 
     def check_still_open(self) -> None:
-        """What a handler has committed by itself can neither be fenced nor be undone: it must not go unnoticed. Raises RuntimeError."""
-        if self.open is not None and (
-            self.open.get_transaction() is not self._root or (self.driver is not None and not is_open(self.driver))
-        ):
-            raise RuntimeError(
-                "the handler has ended run.transaction() by itself; its commit is the job's completion, and not the handler's to make"
-            )
+        """What a handler has ended by itself is not what its job completes: it must not go unnoticed. Raises RuntimeError."""
+        if self.driver is None:
+            return
+        if self.driver.ended != self._ended or not is_open(self.driver):
+            raise RuntimeError("the handler has ended run.transaction() by itself, or tried to; it ends with the job")
+        if self.driver.pgconn.transaction_status == TransactionStatus.INERROR:
+            raise RuntimeError("a statement failed and its error was hidden; the transaction cannot be committed")
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -256,4 +257,7 @@ class AttemptRun:
             self._session.close()
         if self.open is not None:
             self.open.rollback()
+            # One that was begun through the driver, behind an end of the handler's own, is unknown to SQLAlchemy.
+            if self.driver is not None and not self.open.closed and is_open(self.driver):
+                self.driver.rollback()
             self.open = self.driver = None

@@ -7,6 +7,9 @@ import sys
 import types
 from pathlib import Path
 
+from sqlalchemy import NullPool, create_engine
+
+from ledger.connection import sqlalchemy_url
 from pipelines.orders.schema import create_tables
 
 
@@ -16,7 +19,7 @@ def test_the_command_that_the_readme_adds_runs(shop):
     sys.modules["readme"] = module
     exec(source, module.__dict__)
     there = shop(module.thank_customer)
-    with there.database.handlers.begin() as connection:
+    with create_engine(sqlalchemy_url(there.database.url), poolclass=NullPool).begin() as connection:
         create_tables(connection)
 
     thanked, nobody = there.run(module.ThankCustomer(**module.ThankCustomer.example)), there.run(module.ThankCustomer(customer="nobody"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from pipelines.command import handles
 from pipelines.run import Refused
@@ -121,7 +124,7 @@ def test_a_handler_that_ends_its_transaction_by_itself_is_told_so(shop):
     def handler(_command, run):
         note(run)
         with run.transaction() as db:
-            db.commit()
+            db.rollback()
 
     job = shop(doing(handler)).run(Do())
 
@@ -143,9 +146,8 @@ def test_after_a_set_no_transaction_stays_open(shop):
 
 def test_what_a_handler_commits_by_itself_is_noticed_whatever_it_does_then(shop):
     def handler(_command, run):
-        with run.transaction() as db:
+        with run.transaction() as db, contextlib.suppress(RuntimeError):
             db.commit()
-            db.execute(text("select 1"))
         run.submit(After())
 
     there = shop(doing(handler), after)
@@ -171,11 +173,63 @@ def test_the_drivers_cursor_is_in_the_same_transaction(shop):
     assert there.value("select count(distinct xmin::text) from effects") == 1
 
 
+@pytest.mark.parametrize("by", ["SQLAlchemy", "driver"])
+def test_a_commit_of_its_own_is_refused_a_handler_before_it_happens(shop, by):
+    def handler(_command, run):
+        note(run)
+        with run.transaction() as db, run.cursor() as cursor:
+            (db if by == "SQLAlchemy" else cursor.connection).commit()
+
+    there = shop(doing(handler))
+    job = there.run(Do())
+
+    assert (job.state, job.failures) == ("scheduled", 1)
+    assert "not the handler's to make" in job.error["message"]
+    assert there.value("select count(*) from effects") == 0
+
+
+@pytest.mark.parametrize("end", ["SQLAlchemy's commit", "SQLAlchemy's rollback", "driver's commit", "driver's rollback"])
+def test_what_a_handler_does_behind_the_end_of_its_transaction_is_no_effect(shop, end):
+    """Not even in the transaction of the job that follows on the same connection."""
+    of, _, ending = end.partition("'s ")
+
+    def handler(command, run):
+        with run.transaction() as db, run.cursor() as cursor:
+            if command.n == 1:
+                with contextlib.suppress(RuntimeError):
+                    getattr(db if of == "SQLAlchemy" else cursor.connection, ending)()
+                cursor.execute("insert into effects values (%s, 'behind the end')", (run.job_id,))
+            cursor.execute("insert into effects values (%s, 'done')", (run.job_id,))
+
+    there = shop(doing(handler))
+    ids = there.submit(*(Do(n=n) for n in range(4)))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "scheduled", "succeeded", "succeeded"]
+    assert "has ended run.transaction() by itself" in there.job(ids[1]).error["message"]
+    assert there.value("select count(*) from effects where job_id = %s", ids[1]) == 0
+    assert there.value("select count(*) from effects") == 3
+
+
+def test_an_error_of_a_statement_that_its_handler_hides_is_named(shop):
+    def handler(_command, run):
+        note(run)
+        with contextlib.suppress(DBAPIError):
+            run.transaction().__enter__().execute(text("select 1/0"))
+
+    there = shop(doing(handler))
+    job = there.run(Do())
+
+    assert "a statement failed and its error was hidden" in job.error["message"]
+    assert there.value("select count(*) from effects") == 0
+
+
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_what_a_handler_ends_through_the_driver_is_noticed_as_well(shop, end):
     def handler(_command, run):
         with run.cursor() as db:
-            getattr(db.connection, end)()
+            db.execute(end)
 
     job = shop(doing(handler)).run(Do())
 

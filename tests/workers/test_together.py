@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from ledger import attempts, keys, workers
 from ledger.attempts import End
@@ -168,12 +170,13 @@ def test_what_may_not_be_done_in_a_transaction_is_done_alone(shop):
     assert (there.value(EFFECTS), there.value(TRANSACTIONS)) == (3, 3)
 
 
-def test_a_commit_by_the_handler_itself_is_found_out(shop):
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_an_end_by_the_handler_itself_harms_no_neighbour(shop, end):
     def handler(command, run):
+        note(run)
         with run.transaction() as db:
             if command.n == 1:
-                db.commit()
-        note(run)
+                getattr(db, end)()
 
     there = shop(sharing(handler))
     ids = there.submit(*(Do(n=n) for n in range(3)))
@@ -181,6 +184,28 @@ def test_a_commit_by_the_handler_itself_is_found_out(shop):
     there.deliver(*ids)
 
     assert [there.job(job_id).failures for job_id in ids] == [0, 1, 0]
+    assert there.value("select array_agg(job_id order by job_id) from effects") == sorted([ids[0], ids[2]])
+
+
+def test_a_transaction_that_one_has_broken_is_not_given_to_the_next(shop):
+    seen = []
+
+    def handler(command, run):
+        seen.append(command.n)
+        note(run)
+        if command.n == 1:
+            with contextlib.suppress(DBAPIError):
+                run.transaction().__enter__().execute(text("select 1/0"))
+
+    there = shop(sharing(handler))
+    ids = there.submit(*(Do(n=n) for n in range(4)))
+
+    there.deliver(*ids)
+
+    assert [there.job(job_id).failures for job_id in ids] == [0, 1, 0, 0]
+    assert "a statement failed and its error was hidden" in there.job(ids[1]).error["message"]
+    assert seen == [0, 1, 0, 1, 2, 3]
+    assert there.value(EFFECTS) == 3
 
 
 def test_of_many_each_is_answered_for(shop):
