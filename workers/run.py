@@ -148,7 +148,10 @@ class AttemptRun:
             if self._session is None:
                 self._session = Session(bind=connection)
             yield self._session
-            self._session.flush()
+            if connection.in_nested_transaction() and not self._session.in_nested_transaction():
+                self._session.commit()  # of its own savepoint, which it has made within the handler's and must not outlive that one
+            else:
+                self._session.flush()
 
     def submit(self, command: Command, *, priority: int | None = None, delay: float = 0) -> UUID:
         handler = self._handlers.get(command.command_name)
@@ -247,17 +250,18 @@ class AttemptRun:
     def close(self) -> None:
         """The transaction has been committed with the attempt's end, and the set's next has been opened: for whoever asks for it."""
         if self._session is not None:
-            self._session.close()
+            # Not closed: it would roll back to a savepoint that was left open, which is not there any more.
+            self._session.expunge_all()
         self.open = self.driver = None
 
     def roll_back(self) -> None:
         """Undo what the handler wrote; its follow-ups go with it."""
         self._submitted.clear()
-        if self._session is not None:
-            self._session.close()
         if self.open is not None:
             self.open.rollback()
             # One that was begun through the driver, behind an end of the handler's own, is unknown to SQLAlchemy.
             if self.driver is not None and not self.open.closed and is_open(self.driver):
                 self.driver.rollback()
             self.open = self.driver = None
+        if self._session is not None:
+            self._session.close()

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from pipelines.command import handles
 from pipelines.run import Refused
 from tests.workers.commands import After, Do, after, doing, note
-from workers import recovery
+from workers import metrics, recovery
 
 
 def test_what_a_handler_reads_holds_no_transaction_open(shop):
@@ -316,6 +316,48 @@ def test_a_transaction_that_idled_behind_a_slow_start_is_not_used(shop, monkeypa
 
     assert [there.job(id_).state for id_ in ids] == ["succeeded", "succeeded"]
     assert there.value("select count(*) from effects") == 2
+
+
+def write(session, run, what):
+    session.execute(text("insert into effects values (:job, :what)"), {"job": run.job_id, "what": what})
+
+
+def in_a_savepoint(run):
+    with run.transaction() as db, db.begin_nested(), run.session() as session:
+        write(session, run, "done")
+
+
+def in_a_savepoint_left_open(run):
+    with run.session() as session:
+        session.begin_nested()
+        write(session, run, "done")
+
+
+def after_a_savepoint_left_open(run):
+    with run.transaction() as db:
+        db.begin_nested()
+    with run.session() as session:
+        write(session, run, "done")
+
+
+@pytest.mark.parametrize("way", [in_a_savepoint, in_a_savepoint_left_open, after_a_savepoint_left_open])
+@pytest.mark.parametrize("shares", [False, True], ids=["each", "sharing"])
+def test_a_session_and_a_savepoint_end_with_their_own_job(shop, way, shares):
+    def handler(command, run):
+        way(run)
+        run.submit(After())
+        if command.n == 2:
+            raise ValueError("no")
+
+    there = shop(doing(handler, shares_transaction=shares), after)
+    ids = there.submit(*(Do(n=n) for n in range(5)))
+    lost, said = metrics.LEASES_LOST._value.get(), metrics.ENDED.labels("succeeded")._value.get()
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "succeeded", "scheduled", "succeeded", "succeeded"]
+    assert there.value("select array_agg(job_id order by job_id) from effects") == sorted(set(ids) - {ids[2]})
+    assert (metrics.LEASES_LOST._value.get(), metrics.ENDED.labels("succeeded")._value.get()) == (lost, said + 4)
 
 
 def test_a_record_of_log_lines_is_bounded_in_bytes_and_says_what_is_missing(shop):
