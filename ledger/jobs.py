@@ -107,7 +107,7 @@ called_back as (
 SUBMIT_SET = (
     _WRITE
     + """
-select case when count(*) < %(number)s then array_agg(id) end,
+select case when count(*) < %(number)s then coalesce(array_agg(id), '{}') end,
        (select pg_notify('haulier_relay', '') from haulier.workers
          where %(wake)s and kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1)
   from accepted

@@ -42,7 +42,7 @@ from producers.submission import InvalidSubmission, UnknownCommandError, fingerp
 MOST_ITEMS = 10_000
 #: Items, and bytes of their text, in one set.
 SET_ITEMS = 500
-SET_BYTES = 256 << 10
+SET_BYTES = 128 << 10
 #: Batches that one intake receives at a time; each may hold three sets.
 MOST_BATCHES = 64
 #: A body that comes slower than this, in bytes a second, after the first `request_deadline` seconds, is given up.

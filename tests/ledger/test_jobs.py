@@ -131,3 +131,13 @@ def test_a_wrong_call_from_sql_says_what_was_expected(books: Books, call: str, s
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=says):
         books.tx.execute(f"select {call}")  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert books.count("jobs") == 0
+
+
+@pytest.mark.parametrize("taken", [0, 2, 3])
+def test_a_set_says_which_of_it_are_new(books: Books, taken: int):
+    earlier = [wish(books, key=f"k{n}", fingerprint=b"same") for n in range(taken)]
+    again = [wish(books, key=f"k{n}", fingerprint=b"same") for n in range(3)]
+    if earlier:
+        jobs.submit_set(books.tx, earlier)
+
+    assert jobs.submit_set(books.tx, again) == {each.id for each in again[taken:]}
