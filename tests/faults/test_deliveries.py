@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from config.ids import uuid7
@@ -148,5 +149,6 @@ def wait_for_what_came_before(rig: Rig) -> Any:
 def all_are_acknowledged(rig: Rig, worker: Part) -> None:
     """What is not acknowledged would go back to the queue when the worker leaves."""
     eventually(lambda: rig.ready_messages() == 0, 20, rig.logs)
+    time.sleep(1)  # for what has been delivered and not been looked at: it would go back by right
     assert worker.stop() == 0
     assert rig.ready_messages() == 0

@@ -57,5 +57,5 @@ def rows_read(books: Books, *connections: Tx) -> int:
     for connection in connections:
         connection.execute("select pg_stat_force_next_flush()")
         connection.execute("select 1")
-        connection.commit()
+        connection.rollback()
     return int(books.value(READ, TABLES, TABLES))
