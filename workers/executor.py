@@ -355,7 +355,11 @@ class Executor:
     def _complete(self, finished: Sequence[Success], jobs: Sequence[Begun]) -> None:
         """Write the successes of these jobs."""
         reach("worker.before_settle")
-        held = self._riding_out(lambda tx: attempts.complete_many(tx, self.worker_id, finished))
+        try:
+            held = self._riding_out(lambda tx: attempts.complete_many(tx, self.worker_id, finished))
+        except psycopg.DataError as error:
+            self._complete_singly(finished, jobs, error)
+            return
         reach("worker.after_settle")
         self._tell(jobs)
         metrics.succeeded(len(held))
@@ -364,9 +368,22 @@ class Executor:
             lost = [str(success.job_id) for success in finished if success.job_id not in held]
             log.warning("leases lost; these results are dropped", jobs=lost[:10], count=len(lost))
 
+    def _complete_singly(self, finished: Sequence[Success], jobs: Sequence[Begun], error: psycopg.DataError) -> None:
+        """One of these results is nothing that the ledger can keep: its job has failed, and the others have not."""
+        if len(finished) > 1:
+            for success, job in zip(finished, jobs, strict=True):
+                self._complete([success], [job])
+            return
+        [success], [job] = finished, jobs
+        self._settle(outcome.judge(self._handlers[job.command], job, self.worker_id, error, success.log), job)
+
     def _settle(self, end: End, job: Begun) -> None:
         reach("worker.before_settle")
-        written = self._riding_out(lambda tx: attempts.settle(tx, [end]))
+        try:
+            written = self._riding_out(lambda tx: attempts.settle(tx, [end]))
+        except psycopg.Error:  # the others of its set still have to be seen to
+            log.exception("an attempt's end could not be written; upkeep takes its job back", job=str(end.job_id), attempt=end.attempt)
+            return
         reach("worker.after_settle")
         self._tell([job])
         if not written:

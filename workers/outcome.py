@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import traceback
 from uuid import UUID
 
 import orjson
+import structlog
 from pydantic import ValidationError
 
 from ledger.attempts import Begun, End
 from ledger.workers import Lapsed
 from pipelines.command import CommandError, Handler, Rejected, Retry, Snooze, Snoozed
 
+log = structlog.get_logger()
+
 #: Longer messages and tracebacks are cut in the middle: both ends tell most.
 KEPT_CHARACTERS = 8_000
 #: So many interruptions that were nobody's fault are believed; after that they count as failures.
 INTERRUPTIONS = 20
+#: Seconds, a hundred years: whoever waits for longer waits so long.
+LONGEST_WAIT = 100 * 366 * 86_400.0
 
 
 class NeedsReviewError(Exception):
@@ -44,17 +51,23 @@ class CutShortError(Exception):
     """The attempt was cut short by no fault of the job: a shutdown, or the database going away."""
 
 
-def judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, log: str | None) -> End:
+def judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, lines: str | None) -> End:
     """What becomes of an attempt that did not simply succeed. `found`: what the handler returned (Rejected, Snooze) or raised."""
+    try:
+        return _judge(handler, begun, worker_id, found, lines)
+    except Exception as error:  # noqa: BLE001  (of what a handler says nothing is certain; that it cannot be read is a failure)
+        return fail(handler, begun, worker_id, _raised(error, "unexpected"), None, lines)
 
+
+def _judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, lines: str | None) -> End:
     def end(state: str, kind: str, **facts: object) -> End:
-        return End(begun.job_id, begun.attempt, worker_id, state, kind, log=log, **facts)  # pyright: ignore[reportArgumentType]
+        return End(begun.job_id, begun.attempt, worker_id, state, kind, log=lines, **facts)  # pyright: ignore[reportArgumentType]
 
     match found:
         case Rejected(message, code):
             return end("rejected", "rejected", error=_error(code, message))
         case Snooze(seconds=seconds) | Snoozed(seconds=seconds):
-            return end("scheduled", "snoozed", wait=max(0.0, seconds))
+            return end("scheduled", "snoozed", wait=_seconds(seconds))
         case InvalidPayloadError():
             return end("dead", "died", reason="invalid", error=_error("invalid", str(found)))
         case ResultTooLargeError():
@@ -64,26 +77,28 @@ def judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, log: s
         case CutShortError() if begun.attempt - begun.failures < INTERRUPTIONS:
             return end("scheduled", "interrupted", wait=1.0, solo=begun.solo)
         case Exception() if isinstance(found, handler.rejects):
-            return end("rejected", "rejected", error=_error(code_of(found), str(found)))
+            return end("rejected", "rejected", error=_error(code_of(found), _text(found)))
         case Exception() if isinstance(found, handler.buries):
             return end("dead", "died", reason="permanent", blame=True, error=_raised(found, code_of(found)))
         case Exception() if (wait := _snooze(handler, found)) is not None:
-            return end("scheduled", "snoozed", wait=wait)
+            return end("scheduled", "snoozed", wait=_seconds(wait))
         case BaseException():
-            return fail(handler, begun, worker_id, _raised(found, code_of(found)), getattr(found, "retry_after", None), log)
+            return fail(handler, begun, worker_id, _raised(found, code_of(found)), getattr(found, "retry_after", None), lines)
         case _:
             raise TypeError(f"neither an exception nor Rejected nor Snooze: {found!r}")
 
 
 def fail(
-    handler: Handler, begun: Begun, worker_id: UUID, error: str, retry_after: float | None, log: str | None, reason: str = "exhausted"
+    handler: Handler, begun: Begun, worker_id: UUID, error: str, retry_after: object, lines: str | None, reason: str = "exhausted"
 ) -> End:
     """A failure: another attempt after backoff (at least what the other side asked for), or a dead letter when it was the last."""
     failures = begun.failures + 1
     if failures >= begun.max_failures:
-        return End(begun.job_id, begun.attempt, worker_id, "dead", "died", reason, blame=True, error=error, log=log)
-    wait = max(handler.retry.backoff(failures), retry_after or 0.0)
-    return End(begun.job_id, begun.attempt, worker_id, "scheduled", "failed", blame=True, wait=wait, error=error, log=log)
+        return End(begun.job_id, begun.attempt, worker_id, "dead", "died", reason, blame=True, error=error, log=lines)
+    wait = _backoff(handler.retry, failures)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):  # some exceptions have something else of this name
+        wait = max(wait, _seconds(retry_after or 0))
+    return End(begun.job_id, begun.attempt, worker_id, "scheduled", "failed", blame=True, wait=wait, error=error, log=lines)
 
 
 def lapse(lapsed: Lapsed, retry: Retry, *, guilty: bool) -> End:
@@ -102,7 +117,7 @@ def lapse(lapsed: Lapsed, retry: Retry, *, guilty: bool) -> End:
     failures = lapsed.failures + 1
     if failures >= lapsed.max_failures:
         return End(job_id, attempt, worker_id, "dead", "died", reason, blame=True, error=error)
-    wait = retry.backoff(failures)
+    wait = _backoff(retry, failures)
     return End(job_id, attempt, worker_id, "scheduled", "failed", blame=True, wait=wait, solo=not lapsed.late, error=error)
 
 
@@ -122,13 +137,38 @@ def _snooze(handler: Handler, error: BaseException) -> float | None:
     return next((seconds for kind, seconds in handler.snoozes.items() if isinstance(error, kind)), None)
 
 
+def _backoff(retry: Retry, failures: int) -> float:
+    """Seconds; the usual ones where the command's own way of counting them fails, since no job may stay without an end for that."""
+    try:
+        return _seconds(retry.backoff(failures))
+    except Exception:
+        log.exception("a command's backoff failed; its job waits as long as others", failures=failures)
+        return Retry().backoff(failures)
+
+
+def _seconds(given: object) -> float:
+    """A wait that can be kept. Raises ValueError or TypeError for what is no number."""
+    seconds = float(given)  # pyright: ignore[reportArgumentType]
+    if math.isnan(seconds):
+        raise ValueError(f"{given!r} is no number of seconds to wait")
+    return min(max(0.0, seconds), LONGEST_WAIT)
+
+
+def _text(value: object) -> str:
+    """Somebody's own text, which may fail."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001
+        return f"{type(value).__name__}, which does not say what it is"
+
+
 def _raised(error: BaseException, code: str) -> str:
     trace = "".join(traceback.format_exception(error))
-    return _error(code, str(error) or type(error).__name__, type=type(error).__qualname__, traceback=_cut(trace))
+    return _error(code, _text(error) or type(error).__name__, type=type(error).__qualname__, traceback=_cut(trace))
 
 
-def _error(code: str, message: str, **more: str) -> str:
-    clean = {name: storable(text) for name, text in {"code": code, "message": _cut(message), **more}.items()}
+def _error(code: object, message: object, **more: str) -> str:
+    clean = {name: storable(text) for name, text in {"code": _text(code), "message": _cut(_text(message)), **more}.items()}
     return orjson.dumps(clean).decode()
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from typing import cast
 
+import orjson
 import pytest
-from psycopg import OperationalError
+from psycopg import DataError, OperationalError
 from psycopg.errors import FeatureNotSupported
 
 from config.ids import uuid7
 from config.transport.message import Announcement, Message, decode
 from ledger import attempts, workers
 from ledger.attempts import End
-from pipelines.command import Command, CommandError, Rejected, Snooze, handles
+from pipelines.command import Command, CommandError, Rejected, Retry, Snooze, handles
 from tests.workers.commands import After, Do, after, doing, note, raising
 from tests.workers.conftest import ByHand
 from workers import recovery
@@ -175,6 +177,76 @@ def test_one_that_fails_in_a_set_harms_no_neighbour(shop):
 
     assert there.value("select count(*) from haulier.jobs where state = 'succeeded'") == 9
     assert there.value("select count(*) from effects") == 9
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("it does not even say what it is")
+
+
+class Later(Exception):
+    retry_after = "tomorrow"
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "says"),
+    [
+        (lambda _c, _r: Rejected(cast("str", ValueError("sold out"))), "rejected", "sold out"),
+        (lambda _c, _r: Snooze(cast("float", "a while")), "scheduled", "could not convert string to float: 'a while'"),
+        (lambda _c, _r: Snooze(float("nan")), "scheduled", "nan is no number of seconds"),
+        (lambda _c, _r: Snooze(float("inf")), "scheduled", None),
+        (raising(Later("busy")), "scheduled", "busy"),
+        (raising(Mute()), "scheduled", "Mute"),
+        (lambda _c, _r: orjson.Fragment(rb'"\ud800"'), "scheduled", "invalid input syntax for type json"),
+    ],
+    ids=[
+        "an exception as the reason",
+        "no number",
+        "not a number",
+        "for ever",
+        "an odd retry_after",
+        "no text",
+        "a result that jsonb refuses",
+    ],
+)
+def test_an_end_that_cannot_be_read_is_a_failure_and_harms_no_neighbour(shop, end, state, says):
+    there = shop(doing(lambda command, run: end(command, run) if command.n == 1 else None))
+    ids = there.submit(*(Do(n=n) for n in range(3)))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", state, "succeeded"]
+    assert says is None or says in there.job(ids[1]).error["message"]
+    assert there.value("select count(*) from haulier.leases") == 0
+
+
+@pytest.mark.parametrize(
+    "backoff",
+    [lambda failures: 1 // (failures - 1), lambda _f: "soon", lambda _f: float("nan")],
+    ids=["raises", "no number", "not a number"],
+)
+def test_a_backoff_that_fails_is_not_the_end_of_its_job(shop, backoff):
+    @handles(Do, queue="test", retry=Retry(max_failures=3, backoff=backoff))
+    def failing(_command, _run):
+        raise ValueError("no")
+
+    there = shop(failing)
+    job = there.run(Do())
+
+    assert (job.state, job.failures, job.error["message"]) == ("scheduled", 1, "no")
+
+
+def test_an_end_that_the_ledger_refuses_is_left_to_upkeep_and_harms_no_neighbour(shop, monkeypatch):
+    def refuse(_tx, _ends):
+        raise DataError("nobody foresaw this")
+
+    monkeypatch.setattr(attempts, "settle", refuse)
+    there = shop(doing(lambda command, _run: Rejected("no") if command.n == 1 else None))
+    ids = there.submit(*(Do(n=n) for n in range(3)))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "running", "succeeded"]
 
 
 def test_a_doubled_delivery_does_nothing(shop):
