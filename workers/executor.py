@@ -285,7 +285,7 @@ class Executor:
         return [list(left)] if left else []
 
     def _call_each(self, handler: Handler, begun: Sequence[Begun], runs: Sequence[AttemptRun], entries: list[Entry]) -> Sequence[Any]:
-        """Results of the first jobs, of as many as there is time for."""
+        """Results, as JSON text, of the first jobs, of as many as there is time for."""
         local = self._threads_own()
         until = time.monotonic() + SHARE
         answers: list[Any] = []
@@ -294,36 +294,39 @@ class Executor:
             entries.append(self._running.enter(run.lease, run, handler.timeout))
             started = time.perf_counter()
             try:
-                found = handler.function(_parse(handler, job), run)
+                answers.append(self._answer(handler, handler.function(_parse(handler, job), run)))
             finally:
                 self._running.leave(entries[-1])
                 self._slots.leave(local.slot)
                 metrics.observe_run(job.command, time.perf_counter() - started)
-            if entries[-1].ended_at or isinstance(found, Rejected | Snooze):
+            if entries[-1].ended_at or isinstance(answers[-1], NO_SUCCESS):
                 raise ApartError(f"{job.job_id} did not succeed")
             run.check_still_open()
-            answers.append(found)
             if time.monotonic() > until:
                 break
         return answers
 
     def _call_many(self, handler: Handler, begun: Sequence[Begun], runs: Sequence[AttemptRun], entries: list[Entry]) -> Sequence[Any]:
-        """An answer for each job."""
+        """An answer for each job: a result as JSON text, or what is none."""
         assert handler.many is not None
         local = self._threads_own()
         self._slots.enter(local.slot, ANY)
         entry = self._running.enter(runs[0].lease, runs[0], handler.timeout, {run.job_id: run for run in runs})
         started = time.perf_counter()
         try:
-            answers = handler.many([_parse(handler, job) for job in begun], Together(runs))
+            found = handler.many([_parse(handler, job) for job in begun], Together(runs))
+            answers = [None] * len(begun) if found is None else [self._answer(handler, each) for each in found]
         finally:
             self._running.leave(entry)
             self._slots.leave(local.slot)
             metrics.observe_run(handler.name, time.perf_counter() - started, len(begun))
-        answers = [None] * len(begun) if answers is None else answers
         if entry.ended_at or len(answers) != len(begun):
             raise ApartError(f"{len(begun)} jobs had {len(answers)} answers" if entry.ended_at is None else "timeout")
         return answers
+
+    def _answer(self, handler: Handler, found: object) -> Any:
+        """What was returned for a job, if it is no success, or its result as JSON text. Made while the job is named in its slot: it may be large."""
+        return found if isinstance(found, NO_SUCCESS) else _checked(_json(found), self._result_limits[handler.name])
 
     def _commit_together(self, begun: Sequence[Begun], runs: Sequence[AttemptRun], answers: Sequence[Any], chain: int | None) -> None:
         """Write the follow-ups and completions of those that succeeded in the transaction of all."""
@@ -332,8 +335,7 @@ class Executor:
             for run in runs:
                 self._roll_back(run)
             return
-        limit = self._result_limits[runs[0].command]
-        successes = [Success(job.job_id, job.attempt, _checked(_json(found), limit), run.lines) for job, run, found in done]
+        successes = [Success(job.job_id, job.attempt, result, run.lines) for job, run, result in done]
         follow_ups = [wish for _, run, _ in done for wish in run.take_submitted()]
         runs[0].check_still_open()
         driver = runs[0].driver

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from pydantic import BaseModel, model_serializer
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -357,6 +358,29 @@ def test_one_that_runs_alone_is_blamed_for_nothing_that_many_did(shop):
 
     assert ends(there, ids) == ["queued", "queued"]
     assert [there.job(job_id).failures for job_id in ids] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["sharing", "many"])
+def test_who_dies_while_its_result_is_made_is_the_suspect(shop, kind):
+    suspects = []
+
+    class Answer(BaseModel):
+        @model_serializer
+        def show(self) -> dict[str, int]:
+            suspects.append(there.slots.read()[1])
+            return {}
+
+    there = shop(
+        sharing(lambda _command, _run: Answer())
+        if kind == "sharing"
+        else doing_many(lambda commands, _together: [Answer() for _ in commands])
+    )
+    ids = there.submit(Do(n=0), Do(n=1))
+
+    there.deliver(*ids)
+
+    assert ends(there, ids) == ["succeeded", "succeeded"]
+    assert suspects == ([{id_} for id_ in ids] if kind == "sharing" else [{ANY}, {ANY}])
 
 
 def test_a_suspect_shares_with_nobody(shop):
