@@ -163,7 +163,7 @@ class Executor:
         while groups:
             started = time.monotonic()
             jobs = groups.popleft()
-            chain = groups[0][0].tenant_id if groups else None
+            chain = groups[0][0].tenant_id if groups and not groups[0][0].solo else None
             together = len(jobs) > 1
             if together:
                 groups.extendleft(reversed(self._run_together(jobs, chain)))
@@ -244,7 +244,7 @@ class Executor:
             jobs.submit(driver, follow_ups)
         reach("worker.before_settle")
         attempts.complete(driver, lease, result, run.lines, chain=chain)
-        self._threads_own().open_for = chain
+        self._threads_own().note_opened(chain)
         run.close()
         reach("worker.after_settle")
         self._tell([job])
@@ -345,7 +345,7 @@ class Executor:
                 jobs.submit(driver, follow_ups)
             reach("worker.before_settle")
             attempts.complete_together(driver, self.worker_id, successes, chain=chain)
-        self._threads_own().open_for = chain
+        self._threads_own().note_opened(chain)
         for run in runs:
             run.close()
         reach("worker.after_settle")

@@ -36,8 +36,6 @@ KEPT_LINES = 100
 KEPT_CHARACTERS = 1_000
 #: Bytes of all of them with their facts.
 KEPT_BYTES = 64 << 10
-#: Seconds for which an attempt may leave a transaction idle that the job before it has opened.
-STALE = 1.0
 #: Seconds between two writes of progress.
 PROGRESS_EVERY = 0.5
 #: The same of log lines, and for how long an attempt runs before the first.
@@ -64,7 +62,6 @@ class AttemptRun:
         self.lease = lease
         self.tenant = tenant
         self._until = time.time() + timeout
-        self._began = time.monotonic()
         self.driver: LentConnection | None = None
         self._ended = 0
         self.cancelled = False
@@ -78,7 +75,7 @@ class AttemptRun:
         self._kept_bytes = 0
         self._dropped = 0
         self._shown_at = 0.0
-        self._lines_shown_at = self._began
+        self._lines_shown_at = time.monotonic()
         self._submitted: list[jobs.Submission] = []
 
     @property
@@ -103,8 +100,7 @@ class AttemptRun:
 
     def transaction(self) -> contextlib.AbstractContextManager[Connection]:
         if self.open is None:
-            # In a set, the job before has opened it: one that has idled since then may be ended by the server at any moment.
-            self.open = self._connect(time.monotonic() - self._began > STALE)
+            self.open = self._connect(False)
             self.driver = cast("LentConnection", driver_of(self.open))
             self._ended = self.driver.ended
             if not self.open.in_transaction():

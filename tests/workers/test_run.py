@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from ledger import attempts
 from pipelines.command import handles
 from pipelines.run import Refused
 from tests.workers.commands import After, Do, after, doing, note
@@ -302,11 +304,11 @@ def test_one_jobs_isolation_level_is_not_the_nexts(shop):
 
 def test_a_transaction_that_idled_behind_a_slow_start_is_not_used(shop, monkeypatch):
     """The server ends a connection that is idle in its transaction; the job before this one opened it."""
-    monkeypatch.setattr("workers.run.STALE", 0.0)
+    monkeypatch.setattr("workers.connections.STALE", 0.0)
 
     def handler(command, run):
         if command.n:
-            there.value("select pg_terminate_backend(pid) from pg_stat_activity where state = 'idle in transaction' limit 1")
+            end_idle_transactions(there)
         note(run)
 
     there = shop(doing(handler))
@@ -315,6 +317,30 @@ def test_a_transaction_that_idled_behind_a_slow_start_is_not_used(shop, monkeypa
     there.deliver(*ids)
 
     assert [there.job(id_).state for id_ in ids] == ["succeeded", "succeeded"]
+    assert there.value("select count(*) from effects") == 2
+
+
+def end_idle_transactions(there):
+    there.value("select count(pg_terminate_backend(pid)) from pg_stat_activity where state = 'idle in transaction'")
+
+
+def test_a_transaction_that_idled_while_others_were_settled_is_not_used(shop, monkeypatch):
+    monkeypatch.setattr("workers.connections.STALE", 0.02)
+    monkeypatch.setattr("workers.executor.GATHER", 0.0)
+    complete_many = attempts.complete_many
+
+    def slowly(*arguments):
+        time.sleep(0.03)
+        end_idle_transactions(there)
+        return complete_many(*arguments)
+
+    monkeypatch.setattr(attempts, "complete_many", slowly)
+    there = shop(doing(lambda command, run: note(run) if command.n != 1 else None))
+    ids = there.submit(Do(n=0), Do(n=1), Do(n=2))
+
+    there.deliver(*ids)
+
+    assert [there.job(id_).failures for id_ in ids] == [0, 0, 0]
     assert there.value("select count(*) from effects") == 2
 
 
