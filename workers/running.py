@@ -34,6 +34,8 @@ class Entry:
     until: float
     members: Mapping[UUID, AttemptRun] = field(default_factory=dict[UUID, AttemptRun])
     ended_at: float | None = field(default=None)
+    #: Held while the watcher ends it.
+    ending: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Running:
@@ -50,7 +52,8 @@ class Running:
         return entry
 
     def leave(self, entry: Entry) -> None:
-        with self._lock:
+        """Waits for a watcher that is just ending it: what its cancellation would meet afterwards is another job's SQL."""
+        with entry.ending, self._lock:
             self._entries.discard(entry)
 
     def cancel(self, job_ids: Iterable[UUID]) -> None:
@@ -69,14 +72,20 @@ class Running:
         now = time.monotonic()
         for entry in self.entries():
             if entry.ended_at is None and entry.run is not None and entry.until < now:
-                entry.ended_at = now
-                log.warning("attempt timed out", job=str(entry.lease.job_id), attempt=entry.lease.attempt)
-                if not entry.members:
-                    time_out(entry.lease)
-                _cancel(entry.run)
+                self._end(entry, entry.run, now, time_out)
             elif entry.ended_at is not None and entry.ended_at + SURVIVAL < now:
                 log.error("a handler goes on after its timeout; its process will be replaced", job=str(entry.lease.job_id))
                 give_up()
+
+    def _end(self, entry: Entry, run: AttemptRun, now: float, time_out: Callable[[Lease], None]) -> None:
+        with entry.ending:
+            if entry not in self.entries():
+                return
+            entry.ended_at = now
+            log.warning("attempt timed out", job=str(entry.lease.job_id), attempt=entry.lease.attempt)
+            if not entry.members:
+                time_out(entry.lease)
+            _cancel(run)
 
 
 def _cancel(run: AttemptRun) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import cast
 
 import orjson
 import pytest
 from psycopg import DataError, OperationalError
 from psycopg.errors import FeatureNotSupported
+from sqlalchemy import text
 
 from config.ids import uuid7
 from config.transport.message import Announcement, Message, decode
@@ -344,6 +346,44 @@ def test_a_job_past_its_limit_is_ended_and_its_thread_writes_nothing(shop):
     assert (job.state, job.failures, job.error["code"]) == ("scheduled", 1, "timeout")
     assert there.value("select count(*) from effects") == 0
     assert gave_up == []
+
+
+def test_a_cancellation_that_comes_late_does_not_meet_the_next_job(shop, monkeypatch):
+    past, cancelling, second = threading.Event(), threading.Event(), threading.Event()
+
+    def handler(command, run):
+        note(run)
+        if command.n == 0:
+            past.set()
+            assert cancelling.wait(30)
+            return
+        second.set()
+        with run.transaction() as db:
+            db.execute(text("select pg_sleep(0.3)"))
+
+    def cancel_late(run):
+        driver = run.driver
+        cancelling.set()
+        second.wait(0.5)
+        time.sleep(0.05)
+        driver.cancel_safe()
+
+    monkeypatch.setattr("workers.running._cancel", cancel_late)
+    there = shop(doing(handler, timeout=0.05))
+    ids = there.submit(Do(n=0), Do(n=1))
+
+    def work():
+        there.deliver(*ids)
+        there.executor.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert past.wait(30)
+    time.sleep(0.1)
+    there.running.watch(lambda _lease: None, lambda: None)
+    thread.join(30)
+
+    assert [there.job(id_).state for id_ in ids] == ["succeeded", "succeeded"]
 
 
 def test_a_suspect_runs_alone_and_only_its_own_crash_counts(shop):
