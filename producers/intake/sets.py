@@ -60,6 +60,31 @@ class Waiting(Generic[T]):
             self.loop.call_soon_threadsafe(_tell, self.answer, outcome)
 
 
+class Turns:
+    """The interpreter's interval is the process's, which may have more than one intake: quick from the first batch on until the last has come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hurried = 0
+        self._usual = 0.0
+
+    def hurry(self) -> None:
+        with self._lock:
+            if not self._hurried:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(QUICK)
+            self._hurried += 1
+
+    def calm_down(self) -> None:
+        with self._lock:
+            self._hurried -= 1
+            if not self._hurried:
+                sys.setswitchinterval(self._usual)
+
+
+_TURNS = Turns()
+
+
 class SetWriter:
     """One thread, one connection."""
 
@@ -69,7 +94,6 @@ class SetWriter:
         self._waiting: queue.SimpleQueue[Waiting[Any] | None] = queue.SimpleQueue()
         #: How many batches are on their way in.
         self.receiving = 0
-        self._interval = sys.getswitchinterval()
         self._thread = threading.Thread(target=self._run, name="intake-set-writer", daemon=True)
 
     def start(self) -> None:
@@ -86,13 +110,12 @@ class SetWriter:
         wait that long for the interpreter after each statement.
         """
         self.receiving += 1
-        sys.setswitchinterval(QUICK)
+        _TURNS.hurry()
         try:
             yield
         finally:
             self.receiving -= 1
-            if not self.receiving:
-                sys.setswitchinterval(self._interval)
+            _TURNS.calm_down()
 
     async def submit(self, write: Write[T], *, sets: int = 1) -> T:
         """Returns what `write` returns once it is committed. `sets`: more of them may take longer. Raises BatchReusedError, or Problem."""

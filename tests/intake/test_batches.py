@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -17,6 +19,7 @@ import pytest
 from ledger import batches
 from ledger.connection import Database
 from producers.intake import batching
+from producers.intake.sets import QUICK, SetWriter
 from producers.intake.views import AtomicBatchView, BatchAnswerView, BatchView
 from tests.intake.conftest import NOTE, Api, Worker, archive_all, count, eventually, running_intake
 from tests.intake.test_limits import limited
@@ -541,3 +544,17 @@ def test_singles_go_on_while_batches_are_written_and_a_key_of_an_item_is_held(ap
         other.rollback()
 
         assert [item["status"] for item in waiting.result(10).json()["items"]] == [202, 202]
+
+
+def test_threads_take_turns_as_usual_again_when_no_intake_of_the_process_receives_a_batch(database: Database):
+    usual = sys.getswitchinterval()
+    one, other = contextlib.ExitStack(), contextlib.ExitStack()
+
+    one.enter_context(SetWriter(database, 1).receive())
+    other.enter_context(SetWriter(database, 1).receive())
+    with contextlib.suppress(ConnectionError), one:
+        raise ConnectionError
+    still = sys.getswitchinterval()
+    other.close()
+
+    assert (still, sys.getswitchinterval()) == (pytest.approx(QUICK, rel=0.1), usual)
