@@ -9,8 +9,8 @@ import sys
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import BaseModel
 
+from benchmarks.bare import Submission
 from benchmarks.contender import Place, await_
 from benchmarks.plain_dramatiq import PlainDramatiq
 from benchmarks.processes import answers
@@ -26,16 +26,6 @@ class FastapiDramatiq(PlainDramatiq):
         self.url = f"http://127.0.0.1:{port}"
         place.processes.start("serve", [sys.executable, "-m", "benchmarks.fastapi_dramatiq", str(port)], self.environment)
         await_(lambda: answers(self.url), "the app to answer", place)
-
-
-class Payload(BaseModel):
-    number: int
-    data: str
-
-
-class Submission(BaseModel):
-    command: str
-    payload: Payload
 
 
 app = FastAPI()

@@ -85,12 +85,12 @@ told as (
     select w.id, 1, w.tenant_id, 'accepted', case when w.scheduled then 'scheduled' else 'queued' end::haulier.job_state, 0, w.who
       from wishes w where (w.id in (select id from accepted)) is true)
 """
-_ANSWER: LiteralString = """
-select id, submitted_at, due_at,
+_WAKE: LiteralString = """
        (select pg_notify('haulier_relay', '') from haulier.workers
          where %(wake)s and kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1)
   from accepted
 """
+_ANSWER: LiteralString = "select id, submitted_at, due_at," + _WAKE
 SUBMIT = _WRITE + _ANSWER
 # Few sets have one that wants to be called back; the others shall not pay for it.
 SUBMIT_WITH_CALLBACKS = (
@@ -104,15 +104,7 @@ called_back as (
     + _ANSWER
 )
 # Null for all of them, the usual: a set's rows would cost the client as much as its writing.
-SUBMIT_SET = (
-    _WRITE
-    + """
-select case when count(*) < %(number)s then coalesce(array_agg(id), '{}') end,
-       (select pg_notify('haulier_relay', '') from haulier.workers
-         where %(wake)s and kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1)
-  from accepted
-"""
-)
+SUBMIT_SET = _WRITE + "select case when count(*) < %(number)s then coalesce(array_agg(id), '{}') end," + _WAKE
 
 
 class Times(NamedTuple):

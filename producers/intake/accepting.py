@@ -13,8 +13,8 @@ from ledger.jobs import Submission
 from ledger.reading import FINAL
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
-from producers.intake.contract import LIMITED, Responses, header, problems
-from producers.intake.parsing import KEY_PATTERN, read_flag, read_json, read_key, read_traceparent
+from producers.intake.contract import LIMITED, Responses, header, key_parameter, problems
+from producers.intake.parsing import read_flag, read_json, read_key, read_traceparent
 from producers.intake.parts import Parts, Tx, parts_of, tell_of
 from producers.intake.problems import Problem
 from producers.intake.representation import DEPRECATION, Viewer, answer, as_submitted, deprecation, polling
@@ -158,13 +158,7 @@ def document() -> dict[str, Any]:
         "tags": ["jobs"],
         "x-roles": sorted(SUBMIT),
         "parameters": [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "required": False,
-                "description": "the caller's name for this wish, kept for 7 days: the same key and body are the same job. Quoted or not.",
-                "schema": {"type": "string", "pattern": KEY_PATTERN},
-            },
+            key_parameter("the caller's name for this wish, kept for 7 days: the same key and body are the same job. Quoted or not."),
             {
                 "name": "Prefer",
                 "in": "header",

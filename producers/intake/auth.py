@@ -30,8 +30,9 @@ PLATFORM = frozenset({"platform"})
 #: No key has this role. A route that admits it holds every job to `Access.sees`, as `find_job` does; all other routes refuse it.
 WATCH = frozenset({"watch"})
 
-#: Seconds for which a key that was found is believed in. With the time between two looks at it, what a revoked key has open ends within 5 s.
+#: Seconds for which a key that was found is believed in, and between two looks at the key of what is open: that of a revoked one ends within 5 s.
 KEY_IS_KNOWN = 2.0
+KEY_KEEPS = 2.5
 
 CHALLENGE = 'Bearer realm="haulier"'
 COOKIE = "haulier_watch"

@@ -15,8 +15,7 @@ from ledger import batches
 from ledger.reading import FINAL
 from producers.intake.auth import SUBMIT, Reader
 from producers.intake.batching import MOST_ITEMS
-from producers.intake.contract import LIMITED, Responses, header, problems
-from producers.intake.parsing import KEY_PATTERN
+from producers.intake.contract import LIMITED, Responses, header, key_parameter, problems
 from producers.intake.parts import Tx, parts_of
 from producers.intake.problems import Problem, not_found
 from producers.intake.representation import answer, utc
@@ -91,13 +90,7 @@ def document() -> dict[str, Any]:
         "tags": ["jobs"],
         "x-roles": sorted(SUBMIT),
         "parameters": [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "required": False,
-                "description": "the caller's name for this batch: the same key and items are the same batch and the same jobs",
-                "schema": {"type": "string", "pattern": KEY_PATTERN},
-            },
+            key_parameter("the caller's name for this batch: the same key and items are the same batch and the same jobs"),
             {"name": "atomic", "in": "query", "required": False, "description": "all items, or none", "schema": flag},
         ],
         "requestBody": {

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.routing import compile_path
 
+from producers.intake.parsing import KEY_PATTERN
 from producers.intake.problems import KINDS, MEDIA_TYPE
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -65,6 +66,12 @@ def problems(*wanted: int | str) -> Responses:
 
 def kinds_of(status: int) -> list[str]:
     return [name for name, kind in KINDS.items() if kind.status == status]
+
+
+def key_parameter(description: str) -> dict[str, Any]:
+    """The header Idempotency-Key of a route that is documented by hand."""
+    schema = {"type": "string", "pattern": KEY_PATTERN}
+    return {"name": "Idempotency-Key", "in": "header", "required": False, "description": description, "schema": schema}
 
 
 def header(description: str) -> dict[str, Any]:

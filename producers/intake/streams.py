@@ -27,7 +27,7 @@ from starlette.responses import Response
 from ledger import following
 from ledger.following import NOTHING, Snapshot, Told, Wanted
 from ledger.reading import FINAL, Job
-from producers.intake.auth import READ, WATCH, Access, Reader, Watcher, authenticate
+from producers.intake.auth import KEY_KEEPS, READ, WATCH, Access, Reader, Watcher, authenticate
 from producers.intake.contract import header, problems
 from producers.intake.hub import Waiter
 from producers.intake.jobs import Command, find_job
@@ -40,10 +40,9 @@ from producers.intake.views import State
 
 router = APIRouter()
 
-#: Milliseconds after which a client comes again; seconds between two signs of life, and between two looks at the key.
+#: Milliseconds after which a client comes again; seconds between two signs of life.
 RETRY = 3_000
 HEARTBEAT = 15.0
-KEY_KEEPS = 2.5
 
 Key = tuple[int, UUID, int]
 

@@ -16,15 +16,14 @@ from starlette.responses import Response
 
 from ledger import reading
 from ledger.reading import FINAL, Job, family_state
-from producers.intake.auth import READ, WATCH, Access, authenticate
+from producers.intake.auth import KEY_KEEPS, READ, WATCH, Access, authenticate
 from producers.intake.hub import Waiter
 from producers.intake.parts import Tx, parts_of
 from producers.intake.problems import Problem, absent_job
 from producers.intake.representation import Viewer, conditional, polling
 
-#: Seconds that a request may wait at most, and after which a key is looked at once more before it is answered.
+#: Seconds that a request may wait at most.
 LONGEST = 60
-KEY_KEEPS = 2.5
 
 _PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s";,]*)))?\s*')
 

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from ledger.connection import Database
-from ledger.roles import Role
 from producers.client import ProblemError, UnreachableError, operations
 from producers.client.operations import Answer, Ask, Pause
 from producers.client.operations import call as asking
 from tests.client.conftest import Call
-from tests.intake.conftest import DEADLINES, Api, Worker, count, eventually, running_intake
+from tests.intake.conftest import Api, Worker, count, eventually, running_behind
 from tests.intake.proxy import Proxy
 from tests.intake.test_limits import limited
 
@@ -29,15 +28,11 @@ def ledger(database: Database) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def far(database: Database, api: Api, ledger: Proxy) -> Iterator[Api]:
+def far(api: Api, ledger: Proxy) -> Iterator[Api]:
     """An intake that gives up after a second where its ledger is away."""
-    own = Database(ledger.url, Role.INTAKE, size=4, deadlines=DEADLINES)
-    with running_intake(own, request_deadline=1) as running:
-        far = Api(running.url, api.keys, api.slug, running.server)
-        yield far
-        far.client.close()
-        ledger.let_through()
-    own.close()
+    with running_behind(ledger, 1) as running:
+        running.keys, running.slug = api.keys, api.slug
+        yield running
 
 
 def test_what_a_rate_refuses_is_tried_again_when_the_intake_said_and_with_its_key(call: Call, api: Api, database: Database):

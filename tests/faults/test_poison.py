@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from tests.crash.rig import Rig, eventually
@@ -17,15 +19,9 @@ def test_a_job_that_kills_its_process_ends_dead_and_its_neighbours_succeed_unbla
         for n, command in enumerate(("crash.plain", "crash.count", "crash.plain", "crash.count", "crash.plain"))
     ]
     killer = rig.write("crash.kill", {"how": how})
-    rig.announce(*((job, 1) for job in (*neighbours[:3], killer, *neighbours[3:])))
 
-    rig.start("work", threads=1)
-    eventually(lambda: rig.outcomes(killer), 20, rig.describe)
-    rig.start("relay")
-    rig.wait_until_final([killer, *neighbours], 60)
+    run_to_the_end(rig, killer, [*neighbours[:3], killer, *neighbours[3:]])
 
-    found = rig.job(killer)
-    assert (found["state"], found["reason"], found["failures"], found["error"]["code"]) == ("dead", "crashed", 2, "crashed")
     assert rig.outcomes(killer) == ["rescued", "failed", "died"]
     assert rig.rows("select job_id, reason, code from haulier.dead_letters") == [(killer, "crashed", "crashed")]
     all_succeeded_once(rig, neighbours)
@@ -36,17 +32,23 @@ def test_one_of_many_that_kills_their_process_ends_dead_and_the_others_succeed_u
     rig.start("upkeep")
     neighbours = [rig.write("crash.many", {"n": n}) for n in range(4)]
     killer = rig.write("crash.many", {"n": -1})
-    rig.announce(*((job, 1) for job in (*neighbours, killer)))
 
+    run_to_the_end(rig, killer, [*neighbours, killer])
+
+    assert [rig.outcomes(job) for job in neighbours] == [["rescued", "succeeded"]] * 4
+    all_succeeded_once(rig, neighbours)
+
+
+def run_to_the_end(rig: Rig, killer: UUID, jobs: list[UUID]) -> None:
+    """All of them in one message, one of which takes its process down whenever it runs."""
+    rig.announce(*((job, 1) for job in jobs))
     rig.start("work", threads=1)
     eventually(lambda: rig.outcomes(killer), 20, rig.describe)
     rig.start("relay")
-    rig.wait_until_final([killer, *neighbours], 60)
+    rig.wait_until_final(jobs, 60)
 
     found = rig.job(killer)
     assert (found["state"], found["reason"], found["failures"], found["error"]["code"]) == ("dead", "crashed", 2, "crashed")
-    assert [rig.outcomes(job) for job in neighbours] == [["rescued", "succeeded"]] * 4
-    all_succeeded_once(rig, neighbours)
 
 
 def test_a_worker_goes_on_while_jobs_that_kill_their_process_come_again_and_again(rig: Rig) -> None:

@@ -26,7 +26,7 @@ from ledger.following import NOTHING, Snapshot, Wanted
 from ledger.jobs import Submission
 from ledger.migrate import migrate
 from ledger.roles import Role
-from producers.intake import auth, streams, tail, waiting
+from producers.intake import auth, streams, tail
 from tests.following.conftest import Place, open_place
 from tests.intake.conftest import Api, eventually, make_keys
 from tests.intake.test_reading import add_child
@@ -410,7 +410,7 @@ def test_whatever_a_revoked_key_has_open_ends_within_five_seconds(place: Place):
             place.api.accepted()
 
             assert max(end.result(20)[1] for end in ends) - revoked < 5
-    assert auth.KEY_IS_KNOWN + max(streams.KEY_KEEPS, waiting.KEY_KEEPS) < 5
+    assert auth.KEY_IS_KNOWN + auth.KEY_KEEPS < 5
 
 
 def test_a_key_that_is_revoked_meanwhile_is_not_told_all_that_it_has_missed(place: Place, monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +27,7 @@ from pipelines.command import Handler
 from pipelines.load import describe
 from producers.intake.serve import IntakeServer, make_server
 from tests.intake.commands import HANDLERS
+from tests.intake.proxy import Proxy
 from tests.servers import fresh_database
 
 NOTE: dict[str, Any] = {"command": "tests.note", "payload": {"text": "hello"}}
@@ -152,6 +153,17 @@ def api(intake: tuple[Database, Api]) -> Iterator[Api]:
     own = Api(running.url, made, slug, running.server)
     yield own
     own.client.close()
+
+
+@contextmanager
+def running_behind(proxy: Proxy, request_deadline: float) -> Iterator[Api]:
+    """An intake that reaches its ledger through the proxy; its keys are for the test to say."""
+    with (
+        closing(Database(proxy.url, Role.INTAKE, size=4, deadlines=DEADLINES)) as own,
+        running_intake(own, request_deadline=request_deadline) as running,
+    ):
+        yield running
+        proxy.let_through()
 
 
 @dataclass

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ledger.connection import Database
-from ledger.roles import Role
-from tests.intake.conftest import DEADLINES, NOTE, Api, count, make_keys, running_intake
+from tests.intake.conftest import DEADLINES, NOTE, Api, count, make_keys, running_behind
 from tests.intake.proxy import Proxy
 
 DEADLINE = 3
@@ -26,13 +25,9 @@ def proxy(database: Database) -> Iterator[Proxy]:
 @pytest.fixture
 def far_api(database: Database, proxy: Proxy) -> Iterator[Api]:
     """An intake of the test's own, which reaches its ledger through the proxy."""
-    slug, made = make_keys(database)
-    far = Database(proxy.url, Role.INTAKE, size=4, deadlines=DEADLINES)
-    with running_intake(far, request_deadline=DEADLINE) as running:
-        running.keys, running.slug = made, slug
+    with running_behind(proxy, DEADLINE) as running:
+        running.slug, running.keys = make_keys(database)
         yield running
-        proxy.let_through()
-    far.close()
 
 
 @pytest.mark.parametrize("key", ["k", None])

@@ -69,7 +69,7 @@ def test_a_batch_of_32_mib_does_not_grow_the_intake_by_more_than_a_few(api: Api,
 
     far.client.close()
 
-    assert large - small < 12 << 20  # two sets more than one are read ahead; the body is 32
+    assert large - small < 8 << 20
 
 
 def test_on_sigterm_it_says_that_it_leaves_finishes_what_it_has_and_ends_with_0(
