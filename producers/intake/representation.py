@@ -157,6 +157,8 @@ DEPRECATION = {
 
 def deprecation(command: str, handlers: Mapping[str, Handler]) -> dict[str, str]:
     """What a submission of a deprecated version is told (RFC 9745, 8594, and 5829 for the link)."""
+    if handlers[command].deprecated is None and handlers[command].sunset is None:
+        return {}  # nearly all: nothing is to be made for them
     links = [f'</v1/commands/{latest}>; rel="successor-version"' for _, latest in _successors([command], handlers)]
     return _told([handlers[command]], links)
 
