@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import cast
-
-import psycopg
-from psycopg import sql
 
 from benchmarks import effect, measure, report
 from benchmarks.contender import Contender, Place, Served
@@ -25,11 +19,9 @@ from benchmarks.fastapi_dramatiq import FastapiDramatiq
 from benchmarks.haulier import Haulier
 from benchmarks.measure import Measurement
 from benchmarks.plain_dramatiq import PlainDramatiq
-from benchmarks.processes import Processes
-from benchmarks.records import Reader
+from benchmarks.servers import Servers, new_place
 from console.servers.find import rabbitmq_node
 from console.servers.postgres import PostgresServer, debian_binaries
-from console.servers.rabbitmq import RabbitmqNode
 
 #: By workload, who takes part. The second is what the first is compared with.
 CONTENDERS: dict[str, dict[str, Callable[[Place], Contender]]] = {
@@ -48,16 +40,6 @@ CONTENDERS: dict[str, dict[str, Callable[[Place], Contender]]] = {
     "w3": {"haulier": partial(Haulier, over_http=True), "dramatiq": PlainDramatiq},
     "w4": {"haulier": partial(Haulier, over_http=True), "fastapi + dramatiq": FastapiDramatiq},
 }
-
-
-@dataclass(frozen=True)
-class Servers:
-    postgres: PostgresServer
-    rabbitmq: RabbitmqNode
-
-    @property
-    def pids(self) -> dict[str, int]:
-        return {"postgres": self.postgres.pid, "rabbitmq": self.rabbitmq.pid}
 
 
 def main() -> int:
@@ -110,36 +92,12 @@ def _order(names: list[str], turn: int) -> list[str]:
 
 
 def _measure(servers: Servers, workload: str, name: str, turn: int, jobs: int) -> Measurement:
-    with _place(servers) as place, closing(CONTENDERS[workload][name](place)) as contender:
+    with new_place(servers) as place, closing(CONTENDERS[workload][name](place)) as contender:
         if workload == "w3":
             return measure.latency(contender, place, servers.pids, name, turn, jobs)
         if workload == "w4":
             return measure.through(cast("Served", contender), place, servers.pids, name, turn, jobs)
         return measure.drain(contender, place, servers.pids, workload, name, turn, jobs)
-
-
-@contextmanager
-def _place(servers: Servers) -> Iterator[Place]:
-    """Fresh, and gone afterwards; the logs stay when something goes wrong."""
-    name = f"bench_{secrets.token_hex(4)}"
-    directory = Path(tempfile.mkdtemp(prefix="haulier-benchmark-"))
-    _administer(servers, sql.SQL("create database {}").format(sql.Identifier(name)))
-    url = servers.postgres.database_url(name)
-    with psycopg.connect(url, autocommit=True) as database:
-        database.execute(effect.TABLES)
-    processes = Processes(directory)
-    try:
-        yield Place(url, servers.rabbitmq.add_vhost(name), directory, Reader(directory / "records"), processes)
-    finally:
-        processes.close()
-        servers.rabbitmq.delete_vhost(name)
-        _administer(servers, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-    shutil.rmtree(directory)
-
-
-def _administer(servers: Servers, statement: sql.Composed) -> None:
-    with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
-        connection.execute(statement)
 
 
 if __name__ == "__main__":

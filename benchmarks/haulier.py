@@ -45,7 +45,7 @@ RIGHTS: LiteralString = (
 
 
 class Haulier:
-    def __init__(self, place: Place, *, over_http: bool = False, durable: str = "bench.durable") -> None:
+    def __init__(self, place: Place, *, over_http: bool = False, durable: str = "bench.durable", processes: int = WORKER_PROCESSES) -> None:
         """`durable`: the command that has the durable effect."""
         self.url = self.key = ""
         self._place = place
@@ -56,9 +56,9 @@ class Haulier:
         self._database.execute(RIGHTS)
         tenant = keys.add_tenant(self._database, "bench", "Benchmark")
         assert tenant is not None
-        self._tenant = tenant.id
-        self._start("work", HAULIER_PROCESSES=str(WORKER_PROCESSES), HAULIER_THREADS=str(THREADS))
-        self._relay = self._start("relay")
+        self.tenant = tenant.id
+        self.start("work", HAULIER_PROCESSES=str(processes), HAULIER_THREADS=str(THREADS))
+        self._relay = self.start("relay")
         if over_http:
             self._open_intake()
 
@@ -73,6 +73,10 @@ class Haulier:
 
     def release(self) -> None:
         self._relay.send_signal(signal.SIGCONT)
+
+    def stop_relay(self) -> None:
+        """As it is, whatever it is doing."""
+        self._relay.send_signal(signal.SIGSTOP)
 
     def submit_one(self, number: int) -> None:
         body = orjson.dumps({"command": "bench.durable", "payload": {"number": number, "data": DATA}})
@@ -89,7 +93,7 @@ class Haulier:
     def close(self) -> None:
         self._database.close()
 
-    def _start(self, role: str, **environment: str) -> Any:
+    def start(self, role: str, **environment: str) -> Any:
         name, password = f"bench_{role}", secrets.token_urlsafe()
         with self._database.transaction():
             add_account(self._database, name, password, role)
@@ -103,16 +107,16 @@ class Haulier:
 
     def _open_intake(self) -> None:
         port = free_port()
-        _, self.key = keys.add_key(self._database, self._tenant, "submitter", "bench")
+        _, self.key = keys.add_key(self._database, self.tenant, "submitter", "bench")
         self._headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
         self.url = f"http://127.0.0.1:{port}"
-        self._start("serve", HAULIER_PORT=str(port))
+        self.start("serve", HAULIER_PORT=str(port))
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         await_(lambda: answers(f"{self.url}/readyz"), "the intake to answer", self._place)
 
     def _wish(self, name: str, number: int) -> Submission:
         payload = orjson.dumps({"number": number, "data": DATA})
-        return Submission(uuid7(), self._tenant, name, QUEUE, payload, HANDLERS[name].retry.max_failures)
+        return Submission(uuid7(), self.tenant, name, QUEUE, payload, HANDLERS[name].retry.max_failures)
 
     def _says(self, question: LiteralString) -> bool:
         row = self._database.execute(question).fetchone()

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-CAPACITY = 500_000
+CAPACITY = 4_000_000
 COUNT = struct.Struct("<Q")
 RECORD = struct.Struct("<qd")
 SIZE = COUNT.size + CAPACITY * RECORD.size
