@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -111,14 +111,18 @@ class _Gathering:
         self._wanted.set()
         self._thread.join(2)
 
+    def _take(self) -> Iterator[tuple[UUID, UUID, int]]:
+        return (self._told.popleft() for _ in range(min(SHARE, len(self._told))))
+
     def _run(self) -> None:
         while self._wanted.wait():
             self._closing.wait(GATHER)
             since = self._since
             self._wanted.clear()  # before they are taken: what is told from here on is in this message or has the next one sent
             while self._told:
-                told = dict.fromkeys(self._told.popleft() for _ in range(min(SHARE, len(self._told))))
-                self._publish(Hints(since, [(job.bytes, root.bytes, tenant) for job, root, tenant in told]))
+                # By the id's integer: to hash a UUID is a call of Python's.
+                told = {job.int: (job.bytes, root.bytes, tenant) for job, root, tenant in self._take()}
+                self._publish(Hints(since, list(told.values())))
             if self._closing.is_set():
                 return
 
@@ -129,8 +133,11 @@ class LocalChanges:
     def __init__(self) -> None:
         self._listeners: list[Take] = []
         self._gathering = _Gathering(self._publish)
-        self.tell = self._gathering.tell
         self.close = self._gathering.close
+
+    def tell(self, job_id: UUID, root_id: UUID, tenant_id: int) -> None:
+        if self._listeners:  # in a worker's own process there are none
+            self._gathering.tell(job_id, root_id, tenant_id)
 
     async def listen(self, take: Take) -> None:
         loop = asyncio.get_running_loop()
