@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.transport.proxy import Proxy
+from tests.chaos.proxy import Proxy
 from tests.transport.way import MemoryWay, RabbitmqWay, Way
 
 

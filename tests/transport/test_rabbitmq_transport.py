@@ -13,7 +13,7 @@ from config.ids import uuid7
 from config.transport import topology
 from config.transport.message import Announcement, Message
 from config.transport.rabbitmq import RabbitmqTransport
-from tests.transport.proxy import Proxy
+from tests.chaos.proxy import Proxy, Toxic
 from tests.transport.waiting import eventually
 from tests.transport.way import RabbitmqWay, ignore
 
@@ -112,7 +112,7 @@ def test_check_finds_nothing_wrong_with_what_was_declared(rabbitmq_way: Rabbitmq
 
 def test_a_connection_cut_in_mid_batch_reports_the_rest_as_lost_and_comes_back(rabbitmq_way: RabbitmqWay, proxy: Proxy) -> None:
     transport = connected(proxy.url, rabbitmq_way.queue)
-    proxy.freeze()
+    proxy.set(Toxic(blackhole=True))
     messages = [rabbitmq_way.message() for _ in range(100)]
 
     future = transport.publish(messages)
@@ -137,7 +137,7 @@ def test_after_a_cut_messages_go_out_again(rabbitmq_way: RabbitmqWay, proxy: Pro
 
 def test_a_frozen_broker_holds_nobody_up_for_longer_than_the_deadline(rabbitmq_way: RabbitmqWay, proxy: Proxy) -> None:
     transport = connected(proxy.url, rabbitmq_way.queue, confirm_timeout=0.3)
-    proxy.freeze()
+    proxy.set(Toxic(blackhole=True))
     message = rabbitmq_way.message()
 
     [unconfirmed] = transport.publish([message]).result(5)

@@ -13,7 +13,7 @@ from config.transport import topology
 from config.transport.message import Message, encode
 from config.transport.rabbitmq import RabbitmqTransport
 from console.servers.rabbitmq import RabbitmqNode
-from tests.transport.proxy import Proxy
+from tests.chaos.proxy import Proxy
 from tests.transport.waiting import eventually, never
 from tests.transport.way import Hold, Note, RabbitmqWay, ignore
 from workers import subscription
