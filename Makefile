@@ -36,7 +36,7 @@ format: setup  ## put the code into shape
 	$(BIN)/ruff check --fix-only --select I
 	$(BIN)/ruff format
 
-bench: setup  ## measure, beside plain Dramatiq on the same servers
+bench: setup  ## measure, beside plain Dramatiq and other job systems on the same servers, and draw charts (ARGS="--rounds 1 --peers none")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: lint test  ## all that .ci/run does

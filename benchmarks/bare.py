@@ -1,6 +1,6 @@
 """What the intake is measured beside (W5): a FastAPI app that parses the same body and inserts one row with psycopg, and does nothing else.
 
-`python -m benchmarks.bare PORT`, with BENCH_DATABASE_URL.
+As a contender, it starts that app; `python -m benchmarks.bare PORT`, with BENCH_DATABASE_URL, is the app.
 """
 
 from __future__ import annotations
@@ -16,7 +16,26 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from benchmarks.contender import Place, await_
+from benchmarks.processes import answers
+from console.servers.process import free_port
+
 TABLE = "create table bare_jobs (id bigint generated always as identity primary key, command text not null, payload jsonb not null)"
+
+
+class Bare:
+    key = ""
+
+    def __init__(self, place: Place) -> None:
+        with psycopg.connect(place.database_url) as database:
+            database.execute(TABLE)
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        place.processes.start("serve", [sys.executable, "-m", "benchmarks.bare", str(port)], {"BENCH_DATABASE_URL": place.database_url})
+        await_(lambda: answers(self.url), "the app to answer", place)
+
+    def close(self) -> None: ...
+
 
 app = FastAPI()
 _local = threading.local()
@@ -24,6 +43,7 @@ _local = threading.local()
 
 class Payload(BaseModel):
     number: int
+    account: int
     data: str
 
 

@@ -14,13 +14,14 @@ from pipelines.run import Run
 QUEUE = "bench"
 INSERT = effect.INSERT.format("%s")
 UPDATE = effect.UPDATE.format("%s")
-MANY = effect.MANY.format("%s")
+MANY = effect.MANY.format("%s", "%s")
 
 
 class _Numbered(Command):
-    example: ClassVar = {"number": 1, "data": ""}
+    example: ClassVar = {"number": 1, "account": 1, "data": ""}
 
     number: int
+    account: int
     data: str
 
 
@@ -47,13 +48,13 @@ def run_noop(command: Noop, run: Run) -> None:
 
 @handles(Durable, queue=QUEUE)
 def run_durable(command: Durable, run: Run) -> None:
-    have_effect(command.number, run)
+    have_effect(command, run)
     own_writer().end(command.number)
 
 
 @handles(Shared, queue=QUEUE, shares_transaction=True)
 def run_shared(command: Shared, run: Run) -> None:
-    have_effect(command.number, run)
+    have_effect(command, run)
     own_writer().end(command.number)
 
 
@@ -61,15 +62,15 @@ def run_shared(command: Shared, run: Run) -> None:
 def run_many(commands: Sequence[Many], together: Together) -> None:
     numbers = [command.number for command in commands]
     with together.cursor() as db:
-        db.execute(MANY, (numbers,))
+        db.execute(MANY, (numbers, [command.account for command in commands]))
     for number in numbers:
         own_writer().end(number)
 
 
-def have_effect(number: int, run: Run) -> None:
+def have_effect(command: Durable | Shared, run: Run) -> None:
     with run.cursor() as db:
-        if db.execute(INSERT, (number,)).rowcount:
-            db.execute(UPDATE, (number % effect.ACCOUNTS,))
+        if db.execute(INSERT, (command.number,)).rowcount:
+            db.execute(UPDATE, (command.account,))
 
 
 HANDLERS: dict[str, Handler] = {handler.name: handler for handler in (run_noop, run_durable, run_shared, run_many)}

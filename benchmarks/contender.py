@@ -1,4 +1,4 @@
-"""What every contender can do, and what one measurement gives it: a database and a virtual host of its own."""
+"""What every contender can do, and what one measurement gives it: a database and a virtual host of its own, and a Redis that is for whoever empties it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Protocol
 from benchmarks.processes import Processes
 from benchmarks.records import Reader
 
-#: Makes a payload of about 200 bytes.
-DATA = "x" * 160
 WORKER_PROCESSES = 2
 
 
@@ -20,19 +18,20 @@ WORKER_PROCESSES = 2
 class Place:
     database_url: str
     broker_url: str
+    redis_url: str
     logs: Path
     reader: Reader
     processes: Processes
 
 
 class Contender(Protocol):
-    """`hold`, then `submit` a backlog, then `release`: the clock runs from there."""
+    """`kind` is noop, durable, or random: durable on accounts at random. `hold`, then `submit` a backlog, then `release`: the clock runs from there."""
 
     def hold(self) -> None: ...
     def submit(self, kind: str, numbers: range) -> None: ...
     def release(self) -> None: ...
-    def submit_one(self, number: int) -> None:
-        """One durable job, as its user would."""
+    def submit_one(self, number: int) -> float:
+        """One durable job, as its user would; when that call began, in Unix seconds."""
         ...
 
     def ended_at(self) -> float | None:
@@ -42,11 +41,13 @@ class Contender(Protocol):
     def close(self) -> None: ...
 
 
-class Served(Contender, Protocol):
+class Served(Protocol):
     """One that takes jobs over HTTP, there and with this key."""
 
     url: str
     key: str
+
+    def close(self) -> None: ...
 
 
 def await_(done: Callable[[], bool], what: str, place: Place, *, seconds: float = 60, pause: float = 0.02) -> None:

@@ -24,12 +24,14 @@ insert into bench.account select g, 0 from generate_series(0, 999) g;
 INSERT: LiteralString = "insert into bench.processed (job_number) values ({}) on conflict do nothing"
 UPDATE: LiteralString = "update bench.account set n = n + 1 where id = {}"
 
-#: The same for a set: rows in one order, so that two sets cannot wait for each other.
+#: The same for a set, of numbers and their accounts: rows in one order, so that two sets cannot wait for each other.
 MANY: LiteralString = """
-with new as (
-    insert into bench.processed (job_number) select unnest({}::bigint[]) on conflict do nothing returning job_number),
+with asked as (
+    select * from unnest({}::bigint[], {}::integer[]) as t (job_number, account)),
+new as (
+    insert into bench.processed (job_number) select job_number from asked on conflict do nothing returning job_number),
 wanted as materialized (
-    select mod(mod(job_number, 1000) + 1000, 1000) as id, count(*) as n from new group by 1),
+    select account as id, count(*) as n from new join asked using (job_number) group by 1),
 locked as materialized (
     select a.id from bench.account a where a.id in (select id from wanted) order by a.id for update)
 update bench.account a set n = a.n + w.n from wanted w, locked l where a.id = w.id and l.id = a.id

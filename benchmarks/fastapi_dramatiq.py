@@ -35,7 +35,7 @@ app = FastAPI()
 def accept(wish: Submission) -> dict[str, str]:
     from benchmarks.plain import durable  # noqa: PLC0415  (its broker is the app's alone)
 
-    return {"id": durable.send(wish.payload.number, wish.payload.data).message_id}
+    return {"id": durable.send(**wish.payload.model_dump()).message_id}
 
 
 if __name__ == "__main__":

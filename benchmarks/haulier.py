@@ -9,6 +9,7 @@ import http.client
 import secrets
 import signal
 import sys
+import time
 from http import HTTPStatus
 from typing import Any, LiteralString
 
@@ -16,8 +17,9 @@ import orjson
 import psycopg
 
 from benchmarks.commands import HANDLERS, QUEUE
-from benchmarks.contender import DATA, WORKER_PROCESSES, Place, await_
+from benchmarks.contender import WORKER_PROCESSES, Place, await_
 from benchmarks.processes import answers
+from benchmarks.work import payload
 from config.ids import uuid7
 from console.logins import log_in_as
 from console.servers.process import free_port
@@ -45,11 +47,19 @@ RIGHTS: LiteralString = (
 
 
 class Haulier:
-    def __init__(self, place: Place, *, over_http: bool = False, durable: str = "bench.durable", processes: int = WORKER_PROCESSES) -> None:
-        """`durable`: the command that has the durable effect."""
+    def __init__(
+        self,
+        place: Place,
+        *,
+        works: bool = True,
+        over_http: bool = False,
+        durable: str = "bench.durable",
+        processes: int = WORKER_PROCESSES,
+    ) -> None:
+        """`works`: whether there are a relay and workers. `durable`: the command that has the durable effect."""
         self.url = self.key = ""
         self._place = place
-        self._commands = {"noop": "bench.noop", "durable": durable}
+        self._commands = {"noop": "bench.noop", "durable": durable, "random": durable}
         migrate(place.database_url)
         self._database: psycopg.Connection[Any] = psycopg.connect(place.database_url, autocommit=True)
         workers.remember_commands(self._database, describe(HANDLERS))
@@ -57,8 +67,9 @@ class Haulier:
         tenant = keys.add_tenant(self._database, "bench", "Benchmark")
         assert tenant is not None
         self.tenant = tenant.id
-        self.start("work", HAULIER_PROCESSES=str(processes), HAULIER_THREADS=str(THREADS))
-        self._relay = self.start("relay")
+        if works:
+            self.start("work", HAULIER_PROCESSES=str(processes), HAULIER_THREADS=str(THREADS))
+            self._relay = self.start("relay")
         if over_http:
             self._open_intake()
 
@@ -69,7 +80,7 @@ class Haulier:
     def submit(self, kind: str, numbers: range) -> None:
         for first in range(numbers.start, numbers.stop, SET_SIZE):
             members = range(first, min(first + SET_SIZE, numbers.stop))
-            jobs.submit(self._database, [self._wish(self._commands[kind], number) for number in members])
+            jobs.submit(self._database, [self._wish(self._commands[kind], payload(kind, number)) for number in members])
 
     def release(self) -> None:
         self._relay.send_signal(signal.SIGCONT)
@@ -78,13 +89,15 @@ class Haulier:
         """As it is, whatever it is doing."""
         self._relay.send_signal(signal.SIGSTOP)
 
-    def submit_one(self, number: int) -> None:
-        body = orjson.dumps({"command": "bench.durable", "payload": {"number": number, "data": DATA}})
+    def submit_one(self, number: int) -> float:
+        started = time.time()
+        body = orjson.dumps({"command": "bench.durable", "payload": payload("durable", number)})
         self._http.request("POST", "/v1/jobs", body, self._headers)
         answer = self._http.getresponse()
         text = answer.read()
         if answer.status != HTTPStatus.ACCEPTED:
             raise RuntimeError(f"expected 202, got {answer.status}: {text[:500]!r}")
+        return started
 
     def ended_at(self) -> float | None:
         row = self._database.execute(ENDED).fetchone()
@@ -114,9 +127,8 @@ class Haulier:
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         await_(lambda: answers(f"{self.url}/readyz"), "the intake to answer", self._place)
 
-    def _wish(self, name: str, number: int) -> Submission:
-        payload = orjson.dumps({"number": number, "data": DATA})
-        return Submission(uuid7(), self.tenant, name, QUEUE, payload, HANDLERS[name].retry.max_failures)
+    def _wish(self, name: str, carried: dict[str, Any]) -> Submission:
+        return Submission(uuid7(), self.tenant, name, QUEUE, orjson.dumps(carried), HANDLERS[name].retry.max_failures)
 
     def _says(self, question: LiteralString) -> bool:
         row = self._database.execute(question).fetchone()

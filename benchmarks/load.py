@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 import uvloop
 
-from benchmarks.contender import DATA
+from benchmarks.work import payload
 
 
 class Caller(asyncio.Protocol):
@@ -56,7 +56,7 @@ class Caller(asyncio.Protocol):
         if number >= self._most or time.monotonic() > self._ends:
             self._transport.close()
             return
-        body = orjson.dumps({"command": self._command, "payload": {"number": number, "data": DATA}})
+        body = orjson.dumps({"command": self._command, "payload": payload("durable", number)})
         key = f"authorization: Bearer {self._key}\r\nidempotency-key: {number}-{time.time_ns()}\r\n" if self._key else ""
         head = f"POST /v1/jobs HTTP/1.1\r\nhost: x\r\n{key}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)

@@ -1,4 +1,4 @@
-"""One measurement: a backlog drained, or jobs one at a time on an idle system."""
+"""One measurement: a backlog drained, jobs one at a time on an idle system, or submissions over HTTP."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from benchmarks.processes import ROOT, calibrate, machine_seconds, processor_sec
 
 #: Jobs before the clock starts: connections are open, statements are prepared, run times are known.
 WARM_UP = 500
+#: Of the jobs of a backlog, by workload.
+KINDS = {"w1": "noop", "w2": "durable", "w2r": "random"}
 #: Seconds between two single jobs.
 PAUSE = 0.02
 
@@ -44,20 +46,22 @@ class Measurement:
 
 @contextmanager
 def processor_time(roots: dict[str, int], jobs: int) -> Iterator[tuple[dict[str, float], list[float]]]:
-    """Milliseconds a job, by group, and of the whole machine; filled in at the end."""
+    """Milliseconds a job, by group (`work-1` and `work-2` are of one), and of the whole machine; filled in at the end."""
     groups: dict[str, float] = {}
     machine: list[float] = []
     before, machine_before = processor_seconds(roots), machine_seconds()
     yield groups, machine
     after = processor_seconds(roots)
-    groups.update({role: round((after[role] - before[role]) * 1000 / jobs, 4) for role in roots})
+    for role in roots:
+        group = role.partition("-")[0]
+        groups[group] = round(groups.get(group, 0) + (after[role] - before[role]) * 1000 / jobs, 4)
     machine.append(round((machine_seconds() - machine_before) * 1000 / jobs, 4))
 
 
 def drain(contender: Contender, place: Place, servers: dict[str, int], workload: str, name: str, turn: int, jobs: int) -> Measurement:
-    kind = "noop" if workload == "w1" else "durable"
+    kind = KINDS[workload]
     contender.submit(kind, range(-WARM_UP, 0))
-    await_(lambda: place.reader.count() == WARM_UP, "the warm-up", place)
+    await_(lambda: place.reader.count() >= WARM_UP, "the warm-up", place)
     contender.hold()
     contender.submit(kind, range(jobs))
     roots = servers | place.processes.pids()
@@ -66,11 +70,11 @@ def drain(contender: Contender, place: Place, servers: dict[str, int], workload:
     with processor_time(roots, jobs) as (cpu, machine):
         started = time.time()
         contender.release()
-        await_(lambda: place.reader.count() == WARM_UP + jobs, f"{jobs} jobs", place, seconds=300)
+        await_(lambda: place.reader.count() >= WARM_UP + jobs, f"{jobs} jobs", place, seconds=300)
         await_(lambda: contender.ended_at() is not None, "the last job's end", place)
     ended = contender.ended_at()
     assert ended is not None
-    if kind == "durable":
+    if kind != "noop":
         _check_effects(place, WARM_UP + jobs)
     rate = round(jobs / (ended - started), 1)
     return Measurement(workload, name, turn, jobs, calibration, settled, cpu, machine[0], rate=rate)
@@ -78,27 +82,40 @@ def drain(contender: Contender, place: Place, servers: dict[str, int], workload:
 
 def through(contender: Served, place: Place, servers: dict[str, int], name: str, turn: int, jobs: int) -> Measurement:
     """From the first request of 32 connections that never rest to the last effect's commit; the client is on the same machine."""
-    _send(contender, WARM_UP, first=-WARM_UP)
-    await_(lambda: place.reader.count() == WARM_UP, "the warm-up", place)
+    _send(contender, "bench.durable", WARM_UP, first=-WARM_UP)
+    await_(lambda: place.reader.count() >= WARM_UP, "the warm-up", place)
     roots = servers | place.processes.pids()
     settled = _prepare(place, roots)
     calibration = calibrate()
     with processor_time(roots, jobs) as (cpu, machine):
         started = time.time()
-        _send(contender, jobs)
-        await_(lambda: place.reader.count() == WARM_UP + jobs, f"{jobs} jobs", place, seconds=300)
+        _send(contender, "bench.durable", jobs)
+        await_(lambda: place.reader.count() >= WARM_UP + jobs, f"{jobs} jobs", place, seconds=300)
     _check_effects(place, WARM_UP + jobs)
     with psycopg.connect(place.database_url) as database:
         ended = max(effect.commits(database).values())
     return Measurement("w4", name, turn, jobs, calibration, settled, cpu, machine[0], rate=round(jobs / (ended - started), 1))
 
 
-def _send(contender: Served, jobs: int, first: int = 0) -> None:
-    command = [sys.executable, "-m", "benchmarks.load", contender.url, "32", "300", "--key", contender.key, "--command", "bench.durable"]
+def accept(contender: Served, place: Place, servers: dict[str, int], name: str, turn: int, jobs: int) -> Measurement:
+    """As many submissions by 32 connections that never rest; nobody works them off."""
+    _send(contender, "bench.noop", WARM_UP)
+    roots = servers | place.processes.pids()
+    settled = _prepare(place, roots)
+    calibration = calibrate()
+    with processor_time(roots, jobs) as (cpu, machine):
+        seconds = _send(contender, "bench.noop", jobs)
+    return Measurement("w5", name, turn, jobs, calibration, settled, cpu, machine[0], rate=round(jobs / seconds, 1))
+
+
+def _send(contender: Served, name: str, jobs: int, first: int = 0) -> float:
+    """The seconds that it took."""
+    command = [sys.executable, "-m", "benchmarks.load", contender.url, "32", "300", "--key", contender.key, "--command", name]
     command += [f"--first={first}", f"--most={first + jobs}"]
-    answers, others, _ = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    answers, others, seconds = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     if (int(answers), int(others)) != (jobs, 0):
         raise RuntimeError(f"of {jobs} submissions {answers} were answered, {others} of them with something else than 2xx")
+    return float(seconds)
 
 
 def latency(contender: Contender, place: Place, servers: dict[str, int], name: str, turn: int, jobs: int) -> Measurement:
@@ -120,8 +137,7 @@ def latency(contender: Contender, place: Place, servers: dict[str, int], name: s
 
 
 def _do_one(contender: Contender, place: Place, number: int, *, before: int) -> float:
-    started = time.time()
-    contender.submit_one(number)
+    started = contender.submit_one(number)
     await_(lambda: place.reader.count() > before, f"job {number}", place, seconds=20, pause=0.001)
     return started
 

@@ -6,11 +6,13 @@ A backlog is held at a gate in front of each job's work, and has ended when its 
 from __future__ import annotations
 
 import sys
+import time
 
 from dramatiq import Message
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from benchmarks.contender import DATA, WORKER_PROCESSES, Place
+from benchmarks.contender import WORKER_PROCESSES, Place
+from benchmarks.work import payload
 
 QUEUE = "plain"
 THREADS = 8
@@ -41,8 +43,10 @@ class PlainDramatiq:
     def release(self) -> None:
         self._place.reader.open()
 
-    def submit_one(self, number: int) -> None:
+    def submit_one(self, number: int) -> float:
+        started = time.time()
         self._enqueue("durable", number)
+        return started
 
     def ended_at(self) -> float | None:
         return max(self._place.reader.ends().values())
@@ -51,4 +55,5 @@ class PlainDramatiq:
         self._broker.close()
 
     def _enqueue(self, kind: str, number: int) -> None:
-        self._broker.enqueue(Message(QUEUE, kind, (), {"number": number, "data": DATA}, {}))
+        actor = "noop" if kind == "noop" else "durable"
+        self._broker.enqueue(Message(QUEUE, actor, (), payload(kind, number), {}))

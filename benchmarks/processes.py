@@ -85,7 +85,7 @@ def machine_seconds() -> float:
     return sum(values[:3]) + values[5] + values[6]
 
 
-def settle(roots: Mapping[str, int], *, quiet: float = 0.08, timeout: float = 20) -> bool:
+def settle(roots: Mapping[str, int], *, quiet: float = 0.08, timeout: float = 5) -> bool:
     """Wait until all of them together use less than `quiet` of a core, a second long."""
     until = time.monotonic() + timeout
     last, calm = sum(processor_seconds(roots).values()), 0

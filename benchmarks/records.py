@@ -1,6 +1,6 @@
 """When each job ended: every worker process writes into a memory-mapped file of its own, which costs a job about a microsecond.
 
-For plain Dramatiq there is also a gate, at which jobs wait until the clock starts.
+For all but Haulier there is also a gate, at which jobs wait until the clock starts.
 """
 
 from __future__ import annotations
@@ -31,12 +31,18 @@ class Writer:
             self._gate = mmap.mmap(file.fileno(), 1)
         self._next = itertools.count()
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._written = 0
 
+    def is_open(self) -> bool:
+        return self._gate[0] == OPEN
+
     def wait(self) -> None:
-        """Until the gate is open."""
-        while self._gate[0] != OPEN:
-            time.sleep(0.005)
+        """Until the gate is open; one thread looks, the others wait for it."""
+        if not self.is_open():
+            with self._looking:
+                while not self.is_open():
+                    time.sleep(0.005)
 
     def end(self, number: int) -> None:
         RECORD.pack_into(self._ends, COUNT.size + next(self._next) * RECORD.size, number, time.time())
@@ -73,6 +79,7 @@ class Reader:
         self._set(OPEN)
 
     def count(self) -> int:
+        """Those that ran twice, because a shared transaction was given up, count twice."""
         return sum(COUNT.unpack(self._read(path, COUNT.size))[0] for path in self.directory.glob("*.ends"))
 
     def ends(self) -> dict[int, float]:

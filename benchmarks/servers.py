@@ -19,12 +19,14 @@ from benchmarks.processes import Processes
 from benchmarks.records import Reader
 from console.servers.postgres import PostgresServer
 from console.servers.rabbitmq import RabbitmqNode
+from console.servers.redis import RedisServer
 
 
 @dataclass(frozen=True)
 class Servers:
     postgres: PostgresServer
     rabbitmq: RabbitmqNode
+    redis: RedisServer | None = None
 
     @property
     def pids(self) -> dict[str, int]:
@@ -41,8 +43,9 @@ def new_place(servers: Servers) -> Iterator[Place]:
     with psycopg.connect(url, autocommit=True) as database:
         database.execute(effect.TABLES)
     processes = Processes(directory)
+    redis_url = servers.redis.url if servers.redis else ""
     try:
-        yield Place(url, servers.rabbitmq.add_vhost(name), directory, Reader(directory / "records"), processes)
+        yield Place(url, servers.rabbitmq.add_vhost(name), redis_url, directory, Reader(directory / "records"), processes)
     finally:
         processes.close()
         servers.rabbitmq.delete_vhost(name)

@@ -29,8 +29,8 @@ import psycopg
 
 from benchmarks import bare
 from benchmarks.commands import HANDLERS
-from benchmarks.contender import DATA
 from benchmarks.processes import ROOT, Processes
+from benchmarks.work import DATA, payload
 from console.logins import log_in_as
 from console.servers.postgres import PostgresServer
 from console.servers.process import free_port
@@ -105,7 +105,11 @@ def singles(url: str, connections: int, seconds: float, key: str = "") -> float:
 
 def batch(sides: Sides, size: int, data: str = DATA) -> tuple[float, float]:
     """Jobs a second, and how much the intake's memory grew meanwhile, in MiB."""
-    body = b"[" + b",".join(orjson.dumps({"command": "bench.noop", "payload": {"number": n, "data": data}}) for n in range(size)) + b"]"
+    body = (
+        b"["
+        + b",".join(orjson.dumps({"command": "bench.noop", "payload": payload("noop", n) | {"data": data}}) for n in range(size))
+        + b"]"
+    )
     before = sides.intake.memory_info().rss
     most = [before]
     ended = threading.Event()
@@ -140,7 +144,7 @@ def latency(sides: Sides, seconds: float, *, beside_batches: bool) -> tuple[floa
 
     sender = threading.Thread(target=keep_sending if beside_batches else ended.wait)
     connection = http.client.HTTPConnection(sides.ours.removeprefix("http://"), timeout=60)
-    body = orjson.dumps({"command": "bench.noop", "payload": {"number": 1, "data": DATA}})
+    body = orjson.dumps({"command": "bench.noop", "payload": payload("noop", 1)})
     headers = {"authorization": f"Bearer {sides.key}", "content-type": "application/json"}
     taken: list[float] = []
     sender.start()

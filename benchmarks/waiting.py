@@ -56,7 +56,7 @@ class Field:
     worker: UUID = field(default_factory=uuid7)
 
     def begin(self, count: int) -> list[UUID]:
-        wishes = [Submission(uuid7(), self.tenant, COMMAND, QUEUE, b'{"number": 1, "data": "x"}', 3) for _ in range(count)]
+        wishes = [Submission(uuid7(), self.tenant, COMMAND, QUEUE, b'{"number": 1, "account": 1, "data": "x"}', 3) for _ in range(count)]
         for at in range(0, count, 200):
             part = wishes[at : at + 200]
             jobs.submit(self.tx, part)

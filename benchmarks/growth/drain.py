@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Self
 
+import orjson
 import psycopg
 
 from benchmarks.commands import HANDLERS, QUEUE
-from benchmarks.contender import DATA, WORKER_PROCESSES, Place, await_
+from benchmarks.contender import WORKER_PROCESSES, Place, await_
 from benchmarks.growth.figures import EXTENSIONS, Counters, Figures
 from benchmarks.growth.fill import UUID7
 from benchmarks.haulier import Haulier
 from benchmarks.measure import WARM_UP
 from benchmarks.processes import settle
 from benchmarks.servers import Servers, new_place
+from benchmarks.work import payload
 from config.ids import uuid7
 from ledger import jobs, keys
 from ledger.jobs import Submission
@@ -125,6 +127,7 @@ class Stream:
             self._number = wanted
 
     def _wish(self, number: int) -> Submission:
-        payload = b'{"number":%d,"data":"%s"}' % (number, DATA.encode())
         tenant = self._tenants[number % len(self._tenants)]
-        return Submission(uuid7(), tenant, "bench.durable", QUEUE, payload, HANDLERS["bench.durable"].retry.max_failures)
+        return Submission(
+            uuid7(), tenant, "bench.durable", QUEUE, orjson.dumps(payload("durable", number)), HANDLERS["bench.durable"].retry.max_failures
+        )

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from benchmarks.commands import QUEUE
-from benchmarks.contender import DATA
+from benchmarks.work import DATA
 from ledger import archive
 
 Tx = psycopg.Connection[Any]
@@ -25,7 +25,7 @@ $$
 QUEUED: LiteralString = """
 with new as materialized (
     select bench.uuid7(at) as id, at, (g %% %(tenants)s) + %(tenant)s as tenant_id,
-           jsonb_build_object('number', %(number)s::bigint + g, 'data', %(data)s::text) as payload
+           jsonb_build_object('number', %(number)s::bigint + g, 'account', (%(number)s::bigint + g) %% 1000, 'data', %(data)s::text) as payload
       from generate_series(1, %(jobs)s) g, lateral (select now() - make_interval(secs => (%(jobs)s - g) / 1000.0) as at) t),
 waiting as (
     insert into haulier.outbox (job_id, tenant_id, queue, command, priority, attempt, due_at)
@@ -40,7 +40,7 @@ STEP = 100_000
 
 FINISHED: LiteralString = """
 with new as materialized (
-    select bench.uuid7(at) as id, at, jsonb_build_object('number', 1000000000 + g, 'data', %(data)s::text) as payload
+    select bench.uuid7(at) as id, at, jsonb_build_object('number', 1000000000 + g, 'account', g %% 1000, 'data', %(data)s::text) as payload
       from generate_series(1, %(jobs)s) g,
            lateral (select %(until)s::timestamptz - make_interval(secs => (%(jobs)s - g) * %(seconds)s / %(jobs)s) as at) t),
 tried as (
@@ -59,7 +59,7 @@ ARCHIVED: LiteralString = """
 insert into haulier.archive (id, tenant_id, root_id, command, queue, state, solo, priority, max_failures, failures, attempt, generation, seq,
                              submitted_at, due_at, started_at, finished_at, payload, archived_on, attempts, events)
 select id, %(tenant)s, id, 'bench.durable', %(queue)s, 'succeeded', false, 0, 5, 0, 1, 0, 3, at, at, at, at,
-       jsonb_build_object('number', 2000000000 + g, 'data', %(data)s::text), %(day)s,
+       jsonb_build_object('number', 2000000000 + g, 'account', g %% 1000, 'data', %(data)s::text), %(day)s,
        jsonb_build_array(jsonb_build_object('number', 1, 'worker_id', id, 'started_at', at, 'finished_at', at, 'outcome', 'succeeded')),
        jsonb_build_array(
            jsonb_build_object('seq', 1, 'at', at, 'kind', 'accepted', 'state', 'queued', 'attempt', 0, 'xact', '1000'),
