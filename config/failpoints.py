@@ -12,23 +12,34 @@ import sys
 import threading
 import time
 
-#: Every failpoint of the product, in the order of a job's way. `tests/crash` runs each; a name that is not here cannot be reached.
+#: Every failpoint of the product, in the order of a job's way, each in one place. `tests/crash` runs each, and fails for one that is not here.
 FAILPOINTS = (
     "intake.before_commit",
     "intake.after_commit",
+    "intake.before_batch_commit",
+    "intake.after_batch_commit",
+    "intake.after_replay",
     "relay.after_claim",
     "relay.after_publish",
     "relay.after_confirm",
     "worker.before_begin",
     "worker.after_begin",
+    "worker.after_acknowledge",
     "worker.before_call",
     "worker.after_call",
+    "worker.after_post",
+    "worker.before_complete",
+    "worker.after_complete",
+    "worker.before_complete_together",
+    "worker.after_complete_together",
+    "worker.before_complete_many",
+    "worker.after_complete_many",
     "worker.before_settle",
     "worker.after_settle",
-    "worker.after_acknowledge",
     "upkeep.after_rescue",
     "upkeep.before_dispatch",
     "upkeep.after_dispatch",
+    "upkeep.after_dead_letter",
 )
 
 

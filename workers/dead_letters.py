@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
+from config.failpoints import reach
 from config.outage import ride_out
 from config.transport import topology
 from config.transport.connection import AWAY, parameters
@@ -79,6 +80,7 @@ def _tell(connection: BlockingConnection, dead: _Dead, on_dead_message: OnDeadMe
         log.exception("a dead message could not be recorded; it is tried again", queue=dead.queue)
         connection.call_later(PAUSE, partial(dead.channel.basic_nack, dead.tag, requeue=True))
     else:
+        reach("upkeep.after_dead_letter")
         dead.channel.basic_ack(dead.tag)
 
 

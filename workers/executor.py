@@ -242,11 +242,11 @@ class Executor:
         assert driver is not None
         if follow_ups:
             jobs.submit(driver, follow_ups)
-        reach("worker.before_settle")
+        reach("worker.before_complete")
         attempts.complete(driver, lease, result, run.lines, chain=chain)
         self._threads_own().note_opened(chain)
         run.close()
-        reach("worker.after_settle")
+        reach("worker.after_complete")
         self._tell([job])
         if follow_ups:
             self._wake()
@@ -343,12 +343,12 @@ class Executor:
         with self._database.watchdog.guard(driver, self._database.deadlines.call):
             if follow_ups:
                 jobs.submit(driver, follow_ups)
-            reach("worker.before_settle")
+            reach("worker.before_complete_together")
             attempts.complete_together(driver, self.worker_id, successes, chain=chain)
         self._threads_own().note_opened(chain)
         for run in runs:
             run.close()
-        reach("worker.after_settle")
+        reach("worker.after_complete_together")
         self._tell([job for job, _, _ in done])
         if follow_ups:
             self._wake()
@@ -356,13 +356,13 @@ class Executor:
 
     def _complete(self, finished: Sequence[Success], jobs: Sequence[Begun]) -> None:
         """Write the successes of these jobs."""
-        reach("worker.before_settle")
+        reach("worker.before_complete_many")
         try:
             held = self._riding_out(lambda tx: attempts.complete_many(tx, self.worker_id, finished))
         except psycopg.DataError as error:
             self._complete_singly(finished, jobs, error)
             return
-        reach("worker.after_settle")
+        reach("worker.after_complete_many")
         self._tell(jobs)
         metrics.succeeded(len(held))
         if len(held) < len(finished):

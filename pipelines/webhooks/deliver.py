@@ -18,6 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
+from config.failpoints import reach
 from config.settings import Settings
 from pipelines.command import Command, CommandError, Rejected, Retry, Snooze, handles
 from pipelines.run import Run
@@ -145,6 +146,7 @@ def deliver_webhook(command: DeliverWebhook, run: Run) -> Delivered | Rejected |
         if sending.event == TEST:  # somebody waits for the answer, and may ask again
             return Rejected(str(failed), code=failed.code)
         raise
+    reach("worker.after_post")
     with run.transaction() as db:
         _settle(db, command.delivery_id, sending, answer, run)
     return Delivered(status=answer.status, seconds=seconds)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.requests import Request
 from starlette.responses import Response
 
+from config.failpoints import reach
 from ledger import calls, dead_letters, reading
 from ledger.dead_letters import NotDeadError, OutcomeUnknownError
 from ledger.reading import Filter, Job
@@ -137,6 +138,7 @@ def replay_dead_letter(request: Request, access: Operator, job_id: UUID, wish: A
         return _replayed(tx, parts, access, job), job
 
     shown, job = parts.door.use_for(access, replay)
+    reach("intake.after_replay")
     parts.writers.after_commit()
     parts.changes.tell(job.id, job.root_id, job.tenant_id)
     return shown

@@ -113,8 +113,8 @@ class Link:
         with self._database.watchdog.guard(connection, seconds):
             with connection.transaction():
                 written = write(connection)
-                failpoints.reach("intake.before_commit")
-            failpoints.reach("intake.after_commit")
+                failpoints.reach("intake.before_batch_commit")
+            failpoints.reach("intake.after_batch_commit")
         self._note_success()
         return written
 

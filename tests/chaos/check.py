@@ -28,6 +28,7 @@ EFFECTS: Mapping[str, frozenset[str]] = {
     "crash.share": frozenset({"row"}),
     "crash.many": frozenset({"row"}),
     "crash.fail": frozenset({"row"}),
+    "crash.snooze": frozenset({"row"}),
     "orders.charge": frozenset({"charge"}),
     "orders.ship": frozenset({"ship"}),
 }

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from sqlalchemy import text
 
-from pipelines.command import Command, Handler, Retry, exponential, handles
+from pipelines.command import Command, Handler, Retry, Snooze, exponential, handles
 from pipelines.many import Together, handles_many
 from pipelines.run import Run
 
@@ -83,6 +83,14 @@ class Fail(Command):
     command_name: ClassVar[str] = "crash.fail"
     example: ClassVar[dict[str, Any]] = {"times": 1}
     times: int
+
+
+class SnoozeOnce(Command):
+    """Not now, says its first attempt; the second leaves one row."""
+
+    command_name: ClassVar[str] = "crash.snooze"
+    example: ClassVar[dict[str, Any]] = {"n": 1}
+    n: int
 
 
 class Kill(Command):
@@ -168,6 +176,14 @@ def fail(command: Fail, run: Run) -> None:
     leave_a_row(run)
 
 
+@handles(SnoozeOnce, queue=QUEUE, retry=Retry(backoff=SOON))
+def snooze(command: SnoozeOnce, run: Run) -> Snooze | None:
+    if run.attempt == 1:
+        return Snooze(0.05)
+    leave_a_row(run)
+    return None
+
+
 @handles(Kill, queue=QUEUE, retry=Retry(max_failures=2, backoff=SOON))
 def kill(command: Kill, run: Run) -> None:
     if command.how == "segfault":
@@ -225,5 +241,5 @@ def ask(path: str) -> Any:
 
 
 HANDLERS: dict[str, Handler] = {
-    handler.name: handler for handler in (count, plain, call, chain, share, many, fail, kill, wait, wait_briefly, sleep, spin)
+    handler.name: handler for handler in (count, plain, call, chain, share, many, fail, snooze, kill, wait, wait_briefly, sleep, spin)
 }

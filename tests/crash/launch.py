@@ -1,13 +1,13 @@
 """The processes of the rig: `python -m tests.crash.launch intake|relay|work|upkeep`, with the handlers of `tests.crash.commands`.
 
-A worker runner's replaced processes are not armed again: HAULIER_FAILPOINTS reaches the first one only.
+HAULIER_FAILPOINTS reaches the first of a worker runner's processes only; each that replaces one has the next of HAULIER_RIG_NEXT, then none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-import signal
 import sys
 import threading
 import time
@@ -16,8 +16,6 @@ import psutil
 
 from config import logs
 from config.settings import Settings
-from ledger.connection import Database
-from ledger.roles import Role
 from pipelines.load import load, queues_of
 
 
@@ -44,25 +42,29 @@ def work(settings: Settings) -> int:
     from workers.runner import work as run
 
     if os.environ.get("HAULIER_FAILPOINTS"):
-        threading.Thread(target=disarm_later, daemon=True).start()
+        threading.Thread(target=arm_in_turn, daemon=True).start()
     return run(settings, queues_of(load(settings.handlers)))
 
 
 def upkeep(settings: Settings) -> int:
-    from workers.upkeep import Upkeep
+    from workers.keep import keep
 
-    keeper = Upkeep(settings, Database(settings.need_database(), Role.UPKEEP, size=2, name="haulier upkeep"), load(settings.handlers))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: keeper.stop())
-    keeper.run()
-    return 0
+    return keep(settings)
 
 
-def disarm_later() -> None:
-    """Once the first process has taken its environment with it."""
-    while not any("workers.unit" in child.cmdline() for child in psutil.Process().children()):
+def arm_in_turn() -> None:
+    """Each time that a process has taken its environment with it."""
+    coming = list(filter(None, os.environ.get("HAULIER_RIG_NEXT", "").split("|")))
+    seen: set[int] = set()
+    while "HAULIER_FAILPOINTS" in os.environ:
         time.sleep(0.01)
-    del os.environ["HAULIER_FAILPOINTS"]
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.pid not in seen and "workers.unit" in child.cmdline():
+                    seen.add(child.pid)
+                    os.environ["HAULIER_FAILPOINTS"] = coming.pop(0) if coming else ""
+                    if not os.environ["HAULIER_FAILPOINTS"]:
+                        del os.environ["HAULIER_FAILPOINTS"]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, LiteralString, Self
@@ -53,14 +54,16 @@ select j.id::text, j.command, j.state::text, j.reason, j.attempt, j.failures, j.
 class Part:
     """One process of the rig and what it starts: a process group of its own."""
 
-    def __init__(self, role: str, environment: dict[str, str], log_file: Path) -> None:
+    def __init__(self, role: str, environment: dict[str, str], log_file: Path, armed_next: Sequence[str] = (), tree: Path = ROOT) -> None:
         self.role = role
+        #: What the one that takes its place after its failpoint has killed it shall be armed with, and that one's successor, …
+        self.armed_next = armed_next
         self.log_file = log_file
         with log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.crash.launch", role],
                 env=environment,
-                cwd=ROOT,
+                cwd=tree,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -136,6 +139,7 @@ class Rig:
         self._port = free_port()
         self._started = 0
         self._tending = threading.Lock()
+        self._deaths: Counter[str] = Counter()
         self._settings = QUICK | NEARBY | settings
         self._database = Database(database_url, size=1, name="haulier rig")
         with self._database.plumbing() as tx:
@@ -144,7 +148,7 @@ class Rig:
             tenant = keys.add_tenant(tx, "crash", "Crash")
             assert tenant is not None
             self.tenant_id = tenant.id
-            _, self._key = keys.add_key(tx, tenant.id, "submitter", "the rig's")
+            _, self._key = keys.add_key(tx, tenant.id, "admin", "the rig's")
             workers.remember_commands(tx, describe(HANDLERS))
 
     def __enter__(self) -> Self:
@@ -160,8 +164,8 @@ class Rig:
 
     # Processes.
 
-    def start(self, role: str, failpoint: str = "", **settings: object) -> Part:
-        """An intake takes the port of the one that was killed."""
+    def start(self, role: str, *failpoints: str, tree: Path = ROOT, **settings: object) -> Part:
+        """An intake takes the port of the one that was killed. Failpoints: one for it, one for its successor, and so on. `tree`: whose code runs."""
         environment = {
             **os.environ,
             "HAULIER_DATABASE_URL": self.database_url,
@@ -170,23 +174,25 @@ class Rig:
             "HAULIER_PORT": str(self._port),
             "HAULIER_SINK": self.sink.url,
             "HAULIER_RIG": self._token,
+            "PYTHONPATH": str(tree),
             **{f"HAULIER_{name.upper()}": str(value) for name, value in (self._settings | settings).items()},
         }
-        if failpoint:
-            environment["HAULIER_FAILPOINTS"] = failpoint
+        if failpoints:
+            environment |= {"HAULIER_FAILPOINTS": failpoints[0], "HAULIER_RIG_NEXT": "|".join(failpoints[1:])}
         self._started += 1
-        part = Part(role, environment, self._directory / f"{self._started:03}-{role}.log")
+        part = Part(role, environment, self._directory / f"{self._started:03}-{role}.log", failpoints[1:], tree)
         self.parts.append(part)
         return part
 
-    def replace(self, role: str, failpoint: str) -> Part:
+    def replace(self, role: str, *failpoints: str) -> Part:
         """The process of this role is stopped in order, and another one takes its place; an intake only once the port is free."""
         old = self.started(role)
         for part in old:
             part.begin_to_stop()
             if role == "intake":
                 part.stop()
-        new = self.start(role, failpoint)
+        self._deaths[role] = 0
+        new = self.start(role, *failpoints)
         for part in old:
             part.stop()
             part.kill()
@@ -215,7 +221,20 @@ class Rig:
 
     def submit(self, command: str, payload: dict[str, Any], key: str | None = None, within: float = 30, **fields: Any) -> UUID:
         """Over HTTP, repeated with the same key until it is accepted, as a client does."""
-        body = json.dumps({"command": command, "payload": payload, **fields}).encode()
+        _, answer = self.post("/v1/jobs", {"command": command, "payload": payload, **fields}, key, within)
+        job_id = UUID(answer["id"])
+        self.accepted.add(job_id)
+        return job_id
+
+    def submit_batch(self, *items: tuple[str, dict[str, Any]]) -> list[UUID]:
+        """The same for many in one request."""
+        _, answer = self.post("/v1/jobs/batch", [{"command": command, "payload": payload} for command, payload in items])
+        ids = [UUID(item["id"]) for item in answer["items"]]
+        self.accepted.update(ids)
+        return ids
+
+    def post(self, path: str, body: Any, key: str | None = None, within: float = 30, until: Container[int] = ()) -> tuple[int, Any]:
+        """Repeated with the same key until it is answered with a 2xx, or one of `until`."""
         headers = {
             "authorization": f"Bearer {self._key}",
             "content-type": "application/json",
@@ -223,15 +242,14 @@ class Rig:
         }
         deadline = time.monotonic() + within
         while True:
-            request = urllib.request.Request(f"http://127.0.0.1:{self._port}/v1/jobs", body, headers, method="POST")
+            request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", json.dumps(body).encode(), headers, method="POST")
             try:
                 with urllib.request.urlopen(request, timeout=10) as answer:
-                    assert answer.status == 202
-                    job_id = UUID(json.load(answer)["id"])
-                    self.accepted.add(job_id)
-                    return job_id
+                    return answer.status, json.load(answer)
             except urllib.error.HTTPError as error:
                 with error:
+                    if error.code in until:
+                        return error.code, json.load(error)
                     if error.code not in (409, 503):
                         raise AssertionError(f"{error.code}: {error.read().decode()}") from error
             except OSError:
@@ -262,13 +280,21 @@ class Rig:
         eventually(lambda: f"{job_id}/{attempt}" in self.sink.arrived, 60, self.describe)
 
     def tend(self) -> None:
-        """Start again, unarmed, what was killed by its failpoint."""
+        """Start again what was killed by its failpoint."""
         with self._tending:
             for part in list(self.parts):
                 if part.code == -signal.SIGKILL:
                     self.parts.remove(part)
                     part.kill()
-                    self.start(part.role)
+                    self._deaths[part.role] += 1
+                    self.start(part.role, *part.armed_next)
+
+    def deaths(self, role: str) -> int:
+        """How many processes of this role their failpoints have killed, since it was last replaced. A runner survives, and tells of it."""
+        self.tend()
+        if role == "work":
+            return sum(part.log.count(f"code={-signal.SIGKILL}") for part in self.started(role))
+        return self._deaths[role]
 
     def is_final(self, job_id: UUID) -> bool:
         self.tend()
@@ -324,24 +350,24 @@ class Rig:
 
     # RabbitMQ.
 
-    def publish(self, *bodies: bytes) -> None:
+    def publish(self, *bodies: bytes, queue: str = topology.wire_name(QUEUE)) -> None:
         """Put these into the queue; returns when RabbitMQ has them."""
         with contextlib.closing(BlockingConnection(pika.URLParameters(self.broker_url))) as connection:
             channel = connection.channel()
             topology.declare(channel, [QUEUE])
             channel.confirm_delivery()
             for body in bodies:
-                channel.basic_publish("", topology.wire_name(QUEUE), body, pika.BasicProperties(delivery_mode=2), mandatory=True)
+                channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
 
     def announce(self, *jobs: tuple[UUID, int]) -> None:
         """One message that names these jobs with the attempt that is expected of each."""
         self.publish(encode(Message(QUEUE, tuple(Announcement(job_id, attempt, None) for job_id, attempt in jobs))))
 
-    def ready_messages(self) -> int:
-        return self._queue().message_count
+    def ready_messages(self, queue: str = topology.wire_name(QUEUE)) -> int:
+        return self._queue(queue).message_count
 
     def consumers(self) -> int:
-        return self._queue().consumer_count
+        return self._queue(topology.wire_name(QUEUE)).consumer_count
 
     # For the one who reads a failure.
 
@@ -351,9 +377,9 @@ class Rig:
     def describe(self) -> str:
         return "\n".join(["not succeeded at once:", *map(str, self.rows(NOT_AT_ONCE)), self.logs()])
 
-    def _queue(self) -> Any:
+    def _queue(self, name: str) -> Any:
         with contextlib.closing(BlockingConnection(pika.URLParameters(self.broker_url))) as connection:
-            return connection.channel().queue_declare(topology.wire_name(QUEUE), passive=True).method
+            return connection.channel().queue_declare(name, passive=True).method
 
     def _left(self) -> list[psutil.Process]:
         """Every process that carries this rig's token, whoever its parent is by now."""
