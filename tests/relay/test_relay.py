@@ -131,7 +131,7 @@ def test_what_is_not_confirmed_is_announced_again(database):
 
     with running(database, wire):
         with database.plumbing() as tx:
-            wait_for(lambda: tx.execute("select max(announcements) from haulier.outbox").fetchone()[0] >= 2)
+            wait_for(lambda: tx.execute("select max(announcements) from haulier.outbox").fetchone()[0] >= 2, seconds=8)
         wire.refuse = ""
         wait_for(lambda: len(wire.names()) >= 3)
 

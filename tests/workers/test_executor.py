@@ -84,16 +84,18 @@ def test_a_failure_leaves_neither_effect_nor_follow_up(shop):
 def test_whose_lease_was_lost_its_effects_are_rolled_back(shop):
     def handler(_command, run):
         note(run)
+        run.submit(After())
         with there.database.plumbing() as tx:
             attempts.settle(tx, [End(run.job_id, run.attempt, there.worker, "queued", "rescued")])
         return "late"
 
-    there = shop(doing(handler))
+    there = shop(doing(handler), after)
 
     job = there.run(Do())
 
-    assert (job.state, job.result) == ("queued", None)
+    assert (job.state, job.result, job.family) == ("queued", None, {"queued": 1})
     assert there.value("select count(*) from effects") == 0
+    assert there.value("select count(*) from haulier.outbox") == 1
 
 
 @pytest.mark.parametrize(
@@ -261,6 +263,20 @@ def test_a_doubled_delivery_does_nothing(shop):
     assert there.value("select count(*) from effects") == 1
 
 
+def test_a_delivery_is_acknowledged_when_its_jobs_are_begun_and_not_before(shop):
+    class Looking(ByHand):
+        def acknowledge(self) -> None:
+            super().acknowledge()
+            states.extend(there.job(job_id).state for job_id in ids)
+
+    there, states = shop(doing(lambda _c, run: note(run))), []
+    ids = there.submit(Do(n=1), Do(n=2))
+
+    there.executor.execute(Looking(Message("test", tuple(Announcement(id_, 1, None) for id_ in ids))))
+
+    assert states == ["running", "running"]
+
+
 def test_a_message_that_names_jobs_nobody_knows_is_kept_as_an_orphan(shop):
     there = shop(doing(lambda _c, run: note(run)))
     [job_id] = there.submit(Do())
@@ -270,7 +286,9 @@ def test_a_message_that_names_jobs_nobody_knows_is_kept_as_an_orphan(shop):
 
     assert delivery.acknowledged == 1
     assert there.job(job_id).state == "succeeded"
-    [(_, queue, body, _, reason, *_)] = there.orphans()
+    kept = there.orphans()
+    assert len(kept) == 1
+    _, queue, body, _, reason, *_ = kept[0]
     assert (queue, decode(body, "test").jobs[0].job_id, str(forged) in reason) == ("test", forged, True)
 
 
