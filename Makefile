@@ -47,13 +47,16 @@ fuzz: setup  ## let schemathesis look for mistakes in the contract for five minu
 mutants: setup  ## break the product on purpose, one fence at a time, and see that a test fails each time
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
+simulate: setup  ## walk through orders of events that nobody thought of, on the real ledger, for ten minutes (ARGS="--minutes 60 --seed 7")
+	@$(BIN)/python -m tests.simulation $(ARGS)
+
 openapi: setup  ## write docs/openapi.json anew, when routes have changed on purpose
 	@$(BIN)/python -m producers.intake.app docs/openapi.json
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev --upgrade --output-file requirements.lock pyproject.toml
 
-.PHONY: help setup demo test lint format bench check fuzz mutants openapi lock
+.PHONY: help setup demo test lint format bench check fuzz mutants simulate openapi lock
 
 # Prints a Python that will do, or says what is missing.
 define find_python

@@ -81,25 +81,44 @@ def empty_database_url(postgres_servers: PostgresServers, postgres_kind: str) ->
 
 
 @pytest.fixture
-def database_url(postgres_servers: PostgresServers, postgres_kind: str, templates: dict[str, str]) -> Iterator[str]:
-    """A database of the test's own, with the migrations applied."""
-    server = postgres_servers.get(postgres_kind)
+def template(postgres_servers: PostgresServers, postgres_kind: str, templates: dict[str, str]) -> str:
+    """The name of a migrated database to make others from."""
     if postgres_kind not in templates:
-        administer(server, sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
-        migrate(server.database_url(TEMPLATE))
-        templates[postgres_kind] = TEMPLATE
-    with fresh_database(server, templates[postgres_kind]) as url:
+        templates[postgres_kind] = make_template(postgres_servers.get(postgres_kind))
+    return templates[postgres_kind]
+
+
+def make_template(server: PostgresServer) -> str:
+    administer(server, sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
+    migrate(server.database_url(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres_servers: PostgresServers, postgres_kind: str, template: str) -> Iterator[str]:
+    """A database of the test's own, with the migrations applied."""
+    with fresh_database(postgres_servers.get(postgres_kind), template) as url:
         yield url
 
 
 @contextmanager
 def fresh_database(server: PostgresServer, template: str) -> Iterator[str]:
-    name = f"test_{secrets.token_hex(6)}"
-    administer(server, sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
+    name = create_from(server, template)
     try:
         yield server.database_url(name)
     finally:
-        administer(server, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+        drop(server, name)
+
+
+def create_from(server: PostgresServer, template: str) -> str:
+    """A database like this one, which nobody is connected to. Returns its name."""
+    name = f"test_{secrets.token_hex(6)}"
+    administer(server, sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
+    return name
+
+
+def drop(server: PostgresServer, name: str) -> None:
+    administer(server, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 def service_url(database_url: str, service: str) -> str:
