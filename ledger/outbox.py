@@ -39,7 +39,7 @@ def stage(tx: Tx, limit: int) -> list[Changed]:
 
 EXPIRE = """
 with gone as materialized (
-    select job_id from haulier.outbox where expires_at <= now() order by job_id limit %s for update skip locked),
+    select job_id from haulier.outbox where expires_at <= now() order by expires_at limit %s for update skip locked),
 expired as (
     update haulier.jobs
        set state = 'cancelled', reason = 'expired', finished_at = statement_timestamp(), seq = seq + 1

@@ -26,7 +26,8 @@ def register(tx: Tx, worker_id: UUID, kind: str, release: str, queues: Sequence[
     tx.execute(REGISTER, (worker_id, kind, socket.gethostname(), os.getpid(), release, list(queues), list(commands)))
 
 
-# Also says which of its running jobs somebody wants cancelled, so that a cancel needs no query of its own.
+# Also says which of its running jobs somebody wants cancelled, so that a cancel needs no query of its own. By the jobs' ids: a look for the worker's
+# leases would walk through all that have been given back since the oldest open transaction of the whole server began.
 HEARTBEAT = """
 with seen as (
     update haulier.workers
@@ -34,18 +35,19 @@ with seen as (
      where id = %(id)s
     returning id)
 select (select count(*) from seen), array(
-    select j.id from haulier.leases l join haulier.jobs j on j.id = l.job_id
-     where l.worker_id = %(id)s and j.cancel_requested_at is not null)
+    select id from haulier.jobs
+     where id = any(%(running)s) and state = 'running' and worker_id = %(id)s and cancel_requested_at is not null)
 """
 
 
-def heartbeat(tx: Tx, worker_id: UUID, begun: Mapping[str, float] | None = None) -> tuple[bool, list[UUID]]:
-    """Renew every lease of this worker. `begun`: by queue, the latest announcement (Unix seconds) that it has begun.
+def heartbeat(tx: Tx, worker_id: UUID, running: Sequence[UUID] = (), begun: Mapping[str, float] | None = None) -> tuple[bool, list[UUID]]:
+    """Renew every lease of this worker. `running`: the jobs whose handlers run; `begun`: by queue, the latest announcement (Unix seconds)
+    that it has begun.
 
-    Returns whether the worker is still known, and those of its running jobs whose cancellation was asked for.
+    Returns whether the worker is still known, and those of `running` whose cancellation was asked for.
     """
     text = orjson.dumps(begun).decode() if begun else None
-    row = tx.execute(HEARTBEAT, {"id": worker_id, "begun": text, "asleep": None}).fetchone()
+    row = tx.execute(HEARTBEAT, {"id": worker_id, "running": list(running), "begun": text, "asleep": None}).fetchone()
     assert row is not None
     return row[0] == 1, row[1]
 
@@ -131,6 +133,19 @@ select l.job_id, l.attempt, l.worker_id, j.solo, j.failures, j.max_failures, j.c
 def lapsed(tx: Tx, lease: float, grace: float, limit: int = 500) -> list[Lapsed]:
     """Leases to be taken back: `lease` seconds without a heartbeat, or `grace` seconds past the attempt's deadline."""
     return [Lapsed(*row) for row in tx.execute(LAPSED, {"lease": lease, "grace": grace, "limit": limit})]
+
+
+LOST_OF_LATE = """
+select exists (select from haulier.workers
+                where kind = 'worker' and coalesce(stopped_at, seen_at + make_interval(secs => %(lease)s)) between now() - interval '5 minutes' and now())
+"""
+
+
+def lost_of_late(tx: Tx, lease: float) -> bool:
+    """Whether a worker has stopped or fallen silent within the last five minutes, so that leases of its may be left. Reads no lease."""
+    row = tx.execute(LOST_OF_LATE, {"lease": lease}).fetchone()
+    assert row is not None
+    return row[0]
 
 
 HELD_BY = """

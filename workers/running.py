@@ -63,6 +63,10 @@ class Running:
             for run in entry.members.values() or filter(None, [entry.run]):
                 run.cancelled = run.cancelled or run.job_id in wanted
 
+    def job_ids(self) -> list[UUID]:
+        """Of the jobs whose handlers run."""
+        return [job for entry in self.entries() for job in entry.members or {entry.lease.job_id}]
+
     def entries(self) -> list[Entry]:
         with self._lock:
             return list(self._entries)

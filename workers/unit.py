@@ -113,9 +113,8 @@ class Unit:
 
     def _hand_back(self) -> None:
         """What still runs, and what was begun with it and has not started."""
-        entries = self._running.entries()
-        ran = {job for entry in entries for job in entry.members or {entry.lease.job_id}}
-        suspects = {job for entry in entries if entry.ended_at is not None for job in entry.members}
+        ran = set(self._running.job_ids())
+        suspects = {job for entry in self._running.entries() if entry.ended_at is not None for job in entry.members}
         with self._database.plumbing() as tx:
             left = workers.held_by(tx, self.id)
             ends = [
@@ -151,7 +150,7 @@ class Unit:
 
     def _beat_once(self) -> None:
         with self._database.plumbing(deadline=self._settings.heartbeat * 2) as tx:
-            known, cancelled = workers.heartbeat(tx, self.id, dict(self._executor.begun_through) or None)
+            known, cancelled = workers.heartbeat(tx, self.id, self._running.job_ids(), dict(self._executor.begun_through) or None)
             if not known:
                 workers.register(tx, self.id, "worker", RELEASE, self._queues, list(self._handlers))
             means = metrics.take_means()

@@ -39,6 +39,10 @@ LOCK = 0x75706B65
 GRACE = 10.0
 #: Seconds between two sweeps through the old end of the jobs table.
 SWEEP_EVERY = 30.0
+#: A look through all leases is followed by so many times as long without one, up to so many seconds, unless a worker was lost: while somebody's
+#: transaction is open, it walks through all that have been given back since.
+REST = 500
+MOST_REST = 30.0
 
 
 class Upkeep:
@@ -52,6 +56,7 @@ class Upkeep:
         self._connected_since: float | None = None
         self._swept_to: UUID | None = None
         self._results_at = 0.0
+        self._lapsed_at = 0.0
         self._sweep_at = 0.0
         self._results = ResultTimes(handlers, settings.result_ttl)
         self._results_seen_to: dict[LiteralString, UUID | None] = {"jobs": None, "archive": None}
@@ -107,7 +112,11 @@ class Upkeep:
         """Only after a full lease of uninterrupted connection: right after an outage every lease looks dead."""
         if self._connected_since is None or time.monotonic() - self._connected_since < self._settings.lease:
             return []
+        began = time.monotonic()
+        if began < self._lapsed_at and not workers.lost_of_late(tx, self._settings.lease):
+            return []
         lapsed = workers.lapsed(tx, self._settings.lease, GRACE)
+        self._lapsed_at = began + min(MOST_REST, REST * (time.monotonic() - began))
         if lapsed:
             recovery.take_back(tx, lapsed, self._handlers)
             reach("upkeep.after_rescue")

@@ -303,7 +303,7 @@ def test_job_and_family_are_read_from_the_archive_too(place: Place):
             "update haulier.jobs set submitted_at = now() - interval '1 day', finished_at = now() - interval '1 day' where root_id = %s",
             (parent,),
         )
-        archive.archive(tx, timedelta(hours=1), None, 100_000)
+        archive.archive(tx, timedelta(0), None, 100_000)
         assert tx.execute("select count(*) from haulier.archive where root_id = %s", (parent,)).fetchone() == (2,)
 
     after = read_all(place.api, f"/v1/jobs/{parent}/events?family=true")

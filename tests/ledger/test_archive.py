@@ -43,6 +43,21 @@ def test_a_family_stays_until_all_of_it_has_ended_well(books: Books):
     assert job.family == {"succeeded": 2}
 
 
+def test_jobs_that_are_too_young_are_not_even_read(books: Books):
+    books.submit(2000)
+    books.tx.execute("vacuum analyze haulier.jobs")
+    read = "select idx_tup_read + seq_tup_read from pg_stat_user_indexes join pg_stat_user_tables using (relid) where indexrelid = 'haulier.jobs_have_distinct_ids'::regclass"
+    books.tx.execute("select pg_stat_force_next_flush()")
+    before = books.value(read)
+
+    with books.database.connect() as upkeep:
+        assert archive.archive(upkeep, timedelta(hours=1), None).seen == 0
+        upkeep.execute("select pg_stat_force_next_flush()")
+        upkeep.execute("select 1")
+
+    assert books.value(read) - before < 10
+
+
 def test_old_days_are_dropped_whole(books: Books):
     today = datetime.now(UTC).date()
     archive.open_partitions(books.tx, today - timedelta(days=40))

@@ -23,6 +23,20 @@ def test_a_heartbeat_keeps_the_lease_and_its_end_lapses_it(books: Books):
     assert workers.lapsed(books.tx, lease=8, grace=10) == []
 
 
+def test_a_worker_is_lost_of_late_when_it_falls_silent_or_stops(books: Books):
+    def lost(seen: float, stopped: float | None) -> bool:
+        books.tx.execute(
+            "update haulier.workers set seen_at = now() - make_interval(secs => %s), stopped_at = now() - make_interval(secs => %s)",
+            (seen, stopped),
+        )
+        return workers.lost_of_late(books.tx, lease=8)
+
+    assert not lost(7, None)
+    assert lost(9, None)
+    assert lost(0, 0)
+    assert not lost(360, None)
+
+
 def test_a_deadline_lapses_even_under_a_live_heartbeat(books: Books):
     lease = books.running()
     books.tx.execute("update haulier.leases set deadline_at = now() - interval '11 seconds'")
@@ -36,8 +50,20 @@ def test_a_heartbeat_tells_which_jobs_are_to_be_cancelled(books: Books):
     lease = books.running()
     jobs.request_cancel(books.tx, lease.job_id, [books.tenant], "me")
 
-    assert workers.heartbeat(books.tx, books.worker) == (True, [lease.job_id])
-    assert workers.heartbeat(books.tx, uuid7()) == (False, [])
+    assert workers.heartbeat(books.tx, books.worker, [lease.job_id, uuid7()]) == (True, [lease.job_id])
+    assert workers.heartbeat(books.tx, uuid7(), [lease.job_id]) == (False, [])
+
+
+def test_a_heartbeat_walks_through_no_leases(books: Books):
+    books.begin(*books.submit(300))
+    read = "select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint from pg_stat_user_tables where relname in ('jobs', 'leases')"
+    books.tx.execute("select pg_stat_force_next_flush()")
+    before = books.value(read)
+
+    workers.heartbeat(books.tx, books.worker, [uuid7()])
+
+    books.tx.execute("select pg_stat_force_next_flush()")
+    assert books.value(read) == before
 
 
 def test_only_live_workers_make_a_command_known(books: Books):
