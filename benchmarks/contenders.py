@@ -38,7 +38,7 @@ _DRAMATIQ: dict[str, Callable[[Place], Contender]] = {
 
 CONTENDERS: dict[str, dict[str, Callable[[Place], Contender | Served]]] = {
     "w1": {"haulier": Haulier, **_DRAMATIQ, **_PEERS},
-    "w2": {**_THREE_WAYS, **_DRAMATIQ, **_PEERS},
+    "w2": {**_THREE_WAYS, **_DRAMATIQ, "dramatiq, pooled": partial(PlainDramatiq, pooled=True), **_PEERS},
     "w2r": {**_THREE_WAYS, "dramatiq": PlainDramatiq},
     "w3": {"haulier": partial(Haulier, over_http=True), "dramatiq": PlainDramatiq, **_PEERS},
     "w4": {"haulier": partial(Haulier, over_http=True), "fastapi + dramatiq": FastapiDramatiq},

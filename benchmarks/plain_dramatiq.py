@@ -1,5 +1,7 @@
 """Plain Dramatiq with its default middleware: two processes of eight threads, effects in transactions of their own, nothing else.
 
+Each thread keeps a connection, which is the cheapest that one can do; `pooled`: it takes one from a pool of psycopg's for each job, as most do.
+
 A backlog is held at a gate in front of each job's work, and has ended when its last job has: before the last acknowledgement.
 """
 
@@ -19,7 +21,7 @@ THREADS = 8
 
 
 class PlainDramatiq:
-    def __init__(self, place: Place, *, prefetch: int | None = None) -> None:
+    def __init__(self, place: Place, *, prefetch: int | None = None, pooled: bool = False) -> None:
         self._place = place
         self._broker = RabbitmqBroker(url=place.broker_url)
         self._broker.declare_queue(QUEUE)
@@ -30,6 +32,8 @@ class PlainDramatiq:
         }
         if prefetch is not None:
             self.environment["dramatiq_queue_prefetch"] = str(prefetch)
+        if pooled:
+            self.environment["BENCH_POOL"] = str(THREADS)
         command = [sys.executable, "-m", "dramatiq", "benchmarks.plain", "--processes", str(WORKER_PROCESSES), "--threads", str(THREADS)]
         place.processes.start("work", command, self.environment)
 

@@ -47,8 +47,11 @@ def durable(number: int, account: int) -> None:
     """The effect in a transaction of its own, on a connection of this thread: cheaper than a pool's."""
     if not hasattr(_local, "connection"):
         _local.connection = psycopg.connect(os.environ["BENCH_DATABASE_URL"])
-    db = _local.connection
     own_writer().wait()
+    have_effect(_local.connection, number, account)
+
+
+def have_effect(db: psycopg.Connection[Any], number: int, account: int) -> None:
     if db.execute(INSERT, (number,)).rowcount:
         db.execute(UPDATE, (account,))
     db.commit()
