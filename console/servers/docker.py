@@ -56,7 +56,7 @@ class DockerRabbitmqNode(RabbitmqNode):
         super().close()
         self.wipe()
 
-    def _evaluate(self, expressions: str) -> bool:
+    def evaluate(self, expressions: str) -> bool:
         """Never: no Erlang here reaches into the container."""
         return False
 

@@ -52,6 +52,7 @@ class RabbitmqNode(PrivateServer):
 
     def __init__(self, directory: Path | None = None, *, port: int | None = None, schedulers: int | None = None) -> None:
         super().__init__(directory, port=port)
+        self.node = NODE
         self._schedulers = schedulers
         self._dist_port = free_port()
         self._epmd_port = free_port()
@@ -88,7 +89,7 @@ class RabbitmqNode(PrivateServer):
     def add_vhost(self, vhost: str) -> str:
         """Its URL."""
         everything = '<<".*">>'
-        made = self._evaluate(
+        made = self.evaluate(
             f'rabbit_vhost:add(<<"{vhost}">>, <<"haulier">>),'
             f'rabbit_auth_backend_internal:set_permissions(<<"haulier">>, <<"{vhost}">>, {everything}, {everything}, {everything}, <<"haulier">>).'
         )
@@ -99,16 +100,21 @@ class RabbitmqNode(PrivateServer):
 
     def delete_vhost(self, vhost: str) -> None:
         """With its queues; its connections are closed."""
-        if not self._evaluate(f'rabbit_vhost:delete(<<"{vhost}">>, <<"haulier">>).'):
+        if not self.evaluate(f'rabbit_vhost:delete(<<"{vhost}">>, <<"haulier">>).'):
             self.ctl("delete_vhost", vhost)
 
-    def _evaluate(self, expressions: str) -> bool:
+    def evaluate(self, expressions: str) -> bool:
         """Whether they ended in `ok`. Through erl_call: a few milliseconds, where rabbitmqctl takes a second and a core."""
         program = shutil.which("erl_call")
         if program is None:
             return False
         done = subprocess.run(
-            [program, "-sname", NODE, "-e"], input=expressions + "\n", env=self._environment(), capture_output=True, text=True, check=False
+            [program, "-sname", self.node, "-e"],
+            input=expressions + "\n",
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.stdout.strip() == "{ok, ok}"
 
@@ -159,7 +165,7 @@ class RabbitmqNode(PrivateServer):
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_CRASH_DUMP": str(self.directory / "erl_crash.dump"),
-            "RABBITMQ_NODENAME": NODE,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_CONF_ENV_FILE": str(self.directory / "env.conf"),
             "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "enabled_plugins"),
