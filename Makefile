@@ -44,6 +44,9 @@ check: lint test  ## all that .ci/run does
 fuzz: setup  ## let schemathesis look for mistakes in the contract for five minutes (ARGS="--minutes 60 --seed 7")
 	@$(BIN)/python -m tests.intake.fuzz $(ARGS)
 
+chaos: setup  ## break everything there is under load for half an hour, and check every promise (ARGS="--minutes 5 --seed 8412")
+	@$(BIN)/python -m tests.chaos run $(ARGS)
+
 mutants: setup  ## break the product on purpose, one fence at a time, and see that a test fails each time
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
@@ -56,7 +59,7 @@ openapi: setup  ## write docs/openapi.json anew, when routes have changed on pur
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev --upgrade --output-file requirements.lock pyproject.toml
 
-.PHONY: help setup demo test lint format bench check fuzz mutants simulate openapi lock
+.PHONY: help setup demo test lint format bench check fuzz chaos mutants simulate openapi lock
 
 # Prints a Python that will do, or says what is missing.
 define find_python

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from console.demo import serving
-from console.demo.faults import Fault, Faults, away, broken, garbage, refusal
+from console.demo.faults import Fault, Faults, away, broken, busy, garbage, refusal
 
 #: A country that nothing is delivered to (ISO 3166 leaves it to users).
 NOWHERE = "ZZ"
@@ -35,7 +35,7 @@ class Carrier:
     """`naive`: it ignores keys and references and ships again."""
 
     def __init__(self, *, naive: bool = False) -> None:
-        self.faults = Faults(["outage", "slow", "error_after", "declined", "garbage"])
+        self.faults = Faults(["outage", "busy", "slow", "error_after", "declined", "garbage"])
         self._naive = naive
         self._requests = 0
         self._repeats = 0
@@ -49,6 +49,8 @@ class Carrier:
         fault = self.faults.next()
         if fault.mode == "outage":
             return away()
+        if fault.mode == "busy":
+            return busy()
         key = request.headers.get("Idempotency-Key")
         if not key:
             return refusal(400, "no_key", "a shipment needs an Idempotency-Key")

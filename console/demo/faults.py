@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 
 class Fault(BaseModel):
-    """`outage`: 503, and nothing is done. `slow`: done, and answered `seconds` later. `error_after`: done, and answered with 500.
+    """`outage`: 503, and nothing is done. `busy`: 429, and nothing is done. `slow`: done, and answered `seconds` later. `error_after`: done, and answered with 500.
     `declined`: refused. `garbage`: done, and answered with what is no JSON. `wrong_amount`: done, and answered with another amount.
     """
 
@@ -56,6 +56,10 @@ def refusal(status: int, error: str, detail: str) -> Response:
 
 def away() -> Response:
     return JSONResponse({"error": "away", "detail": "try again later"}, 503, {"Retry-After": "1"})
+
+
+def busy() -> Response:
+    return JSONResponse({"error": "busy", "detail": "too many requests; come later"}, 429, {"Retry-After": "1"})
 
 
 def broken() -> Response:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from console.demo import serving
-from console.demo.faults import Fault, Faults, away, broken, garbage, refusal
+from console.demo.faults import Fault, Faults, away, broken, busy, garbage, refusal
 
 DECLINED_CARD = "tok_declined"
 
@@ -36,7 +36,7 @@ class Gateway:
     """`naive`: as bad as gateways come; it ignores keys and references and charges again."""
 
     def __init__(self, *, naive: bool = False) -> None:
-        self.faults = Faults(["outage", "slow", "error_after", "declined", "garbage", "wrong_amount"])
+        self.faults = Faults(["outage", "busy", "slow", "error_after", "declined", "garbage", "wrong_amount"])
         self._naive = naive
         self._requests = 0
         self._repeats = 0
@@ -51,6 +51,8 @@ class Gateway:
         fault = self.faults.next()
         if fault.mode == "outage":
             return away()
+        if fault.mode == "busy":
+            return busy()
         key = request.headers.get("Idempotency-Key")
         if not key:
             return refusal(400, "no_key", "a charge needs an Idempotency-Key")

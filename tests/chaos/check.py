@@ -6,10 +6,13 @@ A run's directory holds `config.json` (seed, versions, the classes of faults tha
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,11 @@ STANDING = {"cancel_requested", "resolved"}
 #: So much of what is asked for while nothing is broken must be accepted: a run that accepts nothing proves nothing.
 ACCEPTED_IN_PEACE = 0.5
 
+#: What only holds once everything is healed and all has ended.
+LIVENESS = {"stuck", "left_over", "conservation"}
+#: Seconds after a fault's end within which it may still be noticed: longer than a lease and a deadline.
+NOTICED_WITHIN = 20.0
+
 
 @dataclass
 class Run:
@@ -76,6 +84,8 @@ class Run:
     rows: Sequence[Row] = ()
     queues: Mapping[str, int] = field(default_factory=dict)
     shop: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    #: What the product's processes logged: (Unix seconds, sentence), by time.
+    log: Sequence[tuple[float, str]] = ()
 
 
 def load(directory: Path) -> Run:
@@ -92,11 +102,20 @@ def load(directory: Path) -> Run:
         rows=_lines(final / "effects.jsonl"),
         queues=json.loads((final / "queues.json").read_text()),
         shop=shop,
+        log=sorted(line for path in (directory / "logs").glob("*.log") for line in _log_lines(path)),
     )
 
 
 def _lines(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _log_lines(path: Path) -> Iterator[tuple[float, str]]:
+    """A process that was killed may have torn its last line; what is no JSON was not logged by the product."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            yield datetime.fromisoformat(entry["timestamp"]).timestamp(), entry["event"]
 
 
 @dataclass
@@ -130,8 +149,11 @@ def check(run: Run) -> Verdict:
         "backwards": list(reads_that_went_backwards(run)),
         "left_over": list(left_over(run)),
         "conservation": list(unbalanced(run)),
+        "unnoticed": list(unnoticed(run)),
         "unsound": list(unsound(run, asked)),
     }
+    if run.config.get("mode") == "safety":
+        found = {name: sentences for name, sentences in found.items() if name not in LIVENESS}
     return Verdict(found, _counts(run, asked))
 
 
@@ -411,6 +433,23 @@ def _outside(run: Run, step: str, ours: Mapping[str, Row]) -> Iterator[str]:
             yield f"{step} {name} is {'booked here and not known' if there is None else 'known there and not booked here'}"
         elif (there["reference"], there.get("amount")) != (here["order_id"], here.get("amount")):
             yield f"{step} {name} is {there} there and {here} here"
+
+
+def unnoticed(run: Run) -> Iterator[str]:
+    """No silent error: of each fault that is expected to be noticed, at least one line of the product's logs tells."""
+    since: dict[int, float] = {}
+    for event in run.events:
+        if event.f != "fault":
+            continue
+        if event.type == "invoke":
+            since[event.value["fault"]] = event.wall
+        wanted = run.config.get("noticed", {}).get(event.key)
+        if event.type == "ok" and isinstance(wanted, list):
+            began, ended = since[event.value["fault"]], event.wall
+            first = bisect.bisect_left(run.log, (began, ""))
+            last = bisect.bisect_right(run.log, (ended + NOTICED_WITHIN, ""))
+            if not any(part in sentence for _, sentence in run.log[first:last] for part in wanted):
+                yield f"{event.key}, the fault {event.value['fault']}: no log line says any of {', '.join(wanted)}"
 
 
 def unsound(run: Run, asked: Asked) -> Iterator[str]:

@@ -18,7 +18,7 @@ LEDGER: dict[str, LiteralString] = {
                extract(epoch from j.finished_at)::float8 as finished_at
           from haulier.every_job j join haulier.tenants t on t.id = j.tenant_id""",
     "attempts": """
-        select job_id, number, outcome, extract(epoch from started_at)::float8 as started_at,
+        select job_id, number, outcome, error->>'message' as message, extract(epoch from started_at)::float8 as started_at,
                extract(epoch from finished_at)::float8 as finished_at
           from haulier.every_attempt""",
     "events": "select job_id, seq, kind, state, attempt, extract(epoch from at)::float8 as at from haulier.every_event",

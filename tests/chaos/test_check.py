@@ -51,7 +51,8 @@ def whole() -> Run:
     jobs[1] |= {"attempt": 2, "seq": 5}
     return Run(
         events=[Event(i, float(i), float(i), "clients", kind, f, **more) for i, (kind, f, more) in enumerate(steps)],  # type: ignore[arg-type]
-        config={"classes": ["kill"]},
+        config={"classes": ["kill"], "noticed": {"kill": ["is gone"]}},
+        log=[(14.5, "a worker is gone")],
         jobs=jobs,
         attempts=[ended(CALL, 1, "rescued"), ended(CALL, 2), *(ended(job, 1) for job in COMMANDS if job != CALL)],
         timeline=[event for job in jobs for event in timeline(job["id"], job["attempt"])],
@@ -148,7 +149,7 @@ def leave_the_end(run: Run) -> None:
     of(run.jobs, COUNT).update(seq=5, attempt=2)
     of(run.attempts, COUNT)["outcome"] = "failed"
     run.attempts = [*run.attempts, ended(COUNT, 2)]
-    more = [("started", "running", 2), ("succeeded", "succeeded", 2)]
+    more: list[tuple[str, str, int]] = [("started", "running", 2), ("succeeded", "succeeded", 2)]
     run.timeline = [
         *run.timeline,
         *({"job_id": COUNT, "seq": seq, "kind": kind, "state": state, "attempt": n} for seq, (kind, state, n) in enumerate(more, 4)),
@@ -200,6 +201,7 @@ CORRUPTIONS: list[tuple[str, str, Callable[[Run], object]]] = [
     ("conservation", "booked another amount", lambda run: change_charge(run, amount=1)),
     ("conservation", "paid and no parcel", lambda run: run.shop["orders"][0].update(state="paid")),
     ("conservation", "a discount used too often", lambda run: run.shop["discounts"][0].update(uses=2)),
+    ("unnoticed", "nobody said anything of a fault", lambda run: setattr(run, "log", [(100.0, "a worker is gone")])),
     ("unsound", "a fault that never came", lambda run: run.config["classes"].append("wipe")),
     ("unsound", "a torn history", break_the_writer),
     ("unsound", "hardly anything accepted", accept_little),

@@ -22,8 +22,8 @@ from pipelines.run import Run
 
 QUEUE = "crash"
 #: Made by the rig before any process starts.
-TABLE = "create table effects (job_id uuid not null, attempt integer not null, at timestamptz not null default clock_timestamp())"
-RIGHTS = "grant select, insert on effects to haulier_handler"
+TABLE = "create table public.effects (job_id uuid not null, attempt integer not null, at timestamptz not null default clock_timestamp())"
+RIGHTS = "grant select, insert on public.effects to haulier_handler"
 
 #: Short waits, so that a failure costs a test little time.
 SOON = exponential(0.1, cap=0.2)

@@ -54,14 +54,22 @@ select j.id::text, j.command, j.state::text, j.reason, j.attempt, j.failures, j.
 class Part:
     """One process of the rig and what it starts: a process group of its own."""
 
-    def __init__(self, role: str, environment: dict[str, str], log_file: Path, armed_next: Sequence[str] = (), tree: Path = ROOT) -> None:
+    def __init__(
+        self,
+        role: str,
+        environment: dict[str, str],
+        log_file: Path,
+        armed_next: Sequence[str] = (),
+        tree: Path = ROOT,
+        module: str = "tests.crash.launch",
+    ) -> None:
         self.role = role
         #: What the one that takes its place after its failpoint has killed it shall be armed with, and that one's successor, …
         self.armed_next = armed_next
         self.log_file = log_file
         with log_file.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.crash.launch", role],
+                [sys.executable, "-m", module, role],
                 env=environment,
                 cwd=tree,
                 stdout=output,
