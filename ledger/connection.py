@@ -23,6 +23,7 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy import Connection as SqlalchemyConnection
+from sqlalchemy.exc import DBAPIError
 
 from ledger.roles import Role
 
@@ -127,7 +128,10 @@ class Database:
 
     @contextlib.contextmanager
     def _pooled(self, engine: Engine, deadline: float | None) -> Iterator[psycopg.Connection[Any]]:
-        proxied = engine.raw_connection()
+        try:
+            proxied = engine.raw_connection()
+        except DBAPIError as error:  # SQLAlchemy asked a new engine's first connection for the server's version, and it was lost
+            raise error.orig or error from error
         connection = cast("psycopg.Connection[Any]", proxied.driver_connection)
         try:
             with self.watchdog.guard(connection, deadline or self.deadlines.call):

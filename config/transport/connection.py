@@ -10,8 +10,8 @@ HEARTBEAT = 30
 BLOCKED_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5.0
 
-#: What a lost or refused connection raises; pika answers some losses with an assertion.
-AWAY = (AMQPError, OSError, AssertionError)
+#: What a lost or refused connection raises; pika answers some losses with an assertion, and one that is reset as it opens with a ValueError.
+AWAY = (AMQPError, OSError, AssertionError, ValueError)
 
 
 def parameters(url: str, name: str) -> pika.URLParameters:

@@ -107,6 +107,7 @@ class Clients:
             if mine and chance.random() < 0.4:
                 self._look(caller, f"{number}-{count}", *chance.choice(mine[-200:]))
             due = max(due + self._interval, time.monotonic() - CATCH_UP)
+        caller.close()
 
     def _submit(self, caller: Caller, key: str, tenant: str, wish: Wish, chance: random.Random) -> str | None:
         body: dict[str, Any] = {"command": wish.command, "payload": wish.payload, "labels": {"key": key}}
@@ -162,3 +163,7 @@ class Caller:
             connection.close()
             self._port = self._chance.choice(self._ports)
             return 0, {}
+
+    def close(self) -> None:
+        for connection in self._open.values():
+            connection.close()

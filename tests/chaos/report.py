@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,12 @@ def conclude(directory: Path) -> Verdict:
     """Check a run's files, show what was found, and write `result.json` beside them."""
     found = load(directory)
     verdict = check(found)
-    recoveries = recovery_times(found)
     show(verdict)
-    for name, seconds in sorted(recoveries.items(), key=lambda item: -max(item[1])):
-        print(
-            f"{name}: {len(seconds)} times, all that was open then had ended {middle(seconds):.1f} s after it (worst {max(seconds):.1f} s)"
-        )
+    recovered = {name: _summary(each) for name, each in sorted(recoveries(found).items())}
+    print(f"{'recovery, seconds: median (worst)':44} times  a new job    all open")
+    for name, row in recovered.items():
+        first, last = row["first"], row["all"]
+        print(f"{name:44} {row['times']:5}  {first['median']:4.1f} ({first['worst']:4.1f})  {last['median']:4.1f} ({last['worst']:4.1f})")
     sentence = state(found, verdict)
     print(sentence)
     result = {
@@ -34,7 +37,7 @@ def conclude(directory: Path) -> Verdict:
         "versions": found.config.get("versions"),
         "options": found.config.get("options"),
         "skipped": found.config.get("skipped"),
-        "recovery": {name: {"times": len(each), "median": middle(each), "worst": max(each)} for name, each in recoveries.items()},
+        "recovery": recovered,
     }
     (directory / "result.json").write_text(json.dumps(result, indent=1))
     return verdict
@@ -86,16 +89,29 @@ def drain_seconds(run: Run) -> float | None:
     return max(0.0, max(ends) - healed) if healed is not None and ends else None
 
 
-def recovery_times(run: Run) -> dict[str, Sequence[float]]:
-    """By class of fault: seconds from its end until every job that was open then had ended. Later faults may have had a part in it."""
+@dataclass(frozen=True)
+class Recovery:
+    """Seconds from the end of a fault until the first job that was submitted after it had ended, and until all had that were open then. Later
+    faults, and what the jobs themselves wait for, have a part in both.
+    """
+
+    first: float
+    all: float
+
+
+def recoveries(run: Run) -> dict[str, list[Recovery]]:
+    """By class of fault."""
     jobs = sorted((job["submitted_at"], job["finished_at"]) for job in run.jobs if job["finished_at"] is not None)
-    found: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, list[Recovery]] = defaultdict(list)
     for event in run.events:
         if event.f == "fault" and event.type == "ok" and event.key:
-            ends = [finished for submitted, finished in jobs if submitted <= event.wall < finished]
-            found[event.key].append(max(ends, default=event.wall) - event.wall)
+            after = bisect.bisect_right(jobs, (event.wall, math.inf))
+            first = min((finished for _, finished in jobs[after:]), default=event.wall)
+            last = max((finished for _, finished in jobs[:after]), default=event.wall)
+            found[event.key].append(Recovery(max(0.0, first - event.wall), max(0.0, last - event.wall)))
     return dict(found)
 
 
-def middle(seconds: Sequence[float]) -> float:
-    return statistics.median(seconds)
+def _summary(found: Sequence[Recovery]) -> dict[str, Any]:
+    times = {"first": [each.first for each in found], "all": [each.all for each in found]}
+    return {"times": len(found), **{name: {"median": statistics.median(each), "worst": max(each)} for name, each in times.items()}}

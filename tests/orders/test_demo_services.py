@@ -48,4 +48,4 @@ def test_a_fault_holds_for_its_count_and_an_unknown_one_is_refused(gateway: Outs
 
     assert statuses == [503, 503, 201]
     assert unknown.status_code == 422
-    assert "mode must be one of declined, error_after, garbage" in unknown.json()["detail"]
+    assert "mode must be one of busy, declined, error_after, garbage" in unknown.json()["detail"]

@@ -10,6 +10,7 @@ import pytest
 
 from ledger.connection import Database, Deadlines
 from ledger.roles import Role
+from tests.intake.proxy import Proxy
 from tests.roles.conftest import Two
 
 pytestmark = pytest.mark.every_postgres
@@ -84,3 +85,21 @@ def test_what_raises_is_rolled_back_and_what_returns_is_committed(two: Two, data
 
     rows = two.tx.execute("select tenant_id, reason, count(*) from haulier.jobs group by 1, 2 order by 1").fetchall()
     assert rows == [(two.mine, "yes", 2), (two.other, None, 2)]
+
+
+def test_a_first_connection_that_is_lost_as_it_is_made_is_an_outage_like_any_other(two: Two):
+    """SQLAlchemy asks it for the server's version, and would raise an exception of its own, which nobody rides out: a job that ran
+    alone in its process was then blamed for a crash.
+    """
+    proxy = Proxy(two.log_in("work"))
+    proxy.lose(b"pg_catalog.version()")
+    database = Database(proxy.url, Role.WORKER, size=1)
+
+    with pytest.raises(psycopg.OperationalError), database.plumbing():
+        pass
+    with database.plumbing() as tx:
+        assert tx.execute("select 1").fetchone() == (1,)
+
+    assert proxy.losses == 1
+    database.close()
+    proxy.close()
