@@ -40,14 +40,14 @@ STYLE = {
     "xtick.color": FAINT,
 }
 #: A bar longer than so many of plain Dramatiq's is cut.
-CUT = 2.5
+CUT = 3
 
 THREE_WAYS = "haulier: each effect in a transaction of its own; sharing: neighbours share one; many: a handler of many at a time. "
 PANELS = {"w1": "no-op (W1)", "w2": "durable effect (W2)", "w4": "HTTP in, effect committed (W4)", "w5": "HTTP in, job committed (W5)"}
-RATE = (
-    "Bars: median of {rounds}, everybody in turn; whiskers: the least and the most. Two processes each (Celery's threads: one). Haulier's figures include its relay. "
-    "pgqueuer gathers the ends of its jobs, and huey pops without acknowledgement: part of what others do per job is not in theirs."
-)
+RATE = "Bars: median of {rounds}, everybody in turn; whiskers: the least and the most. Two processes each (Celery's threads: one). Haulier's figures include its relay. "
+OF_PEERS = "pgqueuer gathers the ends of its jobs, and huey pops without acknowledgement: part of what others do per job is not in theirs."
+DRIVERS = " In peers with event loops (pgqueuer, Procrastinate, taskiq) the effect goes by asyncpg, in all others by psycopg."
+RATES = {"w1": RATE + OF_PEERS, "w2": THREE_WAYS + RATE + OF_PEERS + DRIVERS, "w2r": THREE_WAYS + RATE}
 
 
 def main() -> None:
@@ -76,13 +76,12 @@ def draw(about: dict[str, Any], measurements: Sequence[Measurement], directory: 
             ("w2", "Jobs with a durable effect per second (W2)"),
             ("w2r", "Jobs with a durable effect per second, accounts at random (W2r)"),
         ):
-            caption = RATE if workload == "w1" else THREE_WAYS + RATE
-            _chart(f"{workload}-rate", title, [workload], _rates, caption, about, measurements, directory)
+            _chart(f"{workload}-rate", title, [workload], _rates, RATES[workload], about, measurements, directory)
         http = "Bars: median of {rounds}, in turn; whiskers: the least and the most. 32 connections; clients, intake, relay, workers and servers share the machine."
         _chart("http-rate", "Jobs over HTTP per second (W4, W5)", ["w4", "w5"], _rates, http, about, measurements, directory)
         latency = (
             "From before the submission to the effect's commit, one job at a time on an idle system; medians of {rounds}. Haulier takes it over HTTP and "
-            "commits it to its ledger first; the others are called in Python. p99 is of 200 jobs a round."
+            "commits it to its ledger first; the others are called in Python. p99 is of {jobs} jobs a round."
         )
         _chart(
             "w3-latency", "Latency of one job with a durable effect (W3), ms", ["w3"], _latencies, latency, about, measurements, directory
@@ -113,7 +112,7 @@ def _chart(
         return
     rounds = len({each.round for each in measurements if each.workload in workloads})
     wide = len(found) > 1
-    said = caption.format(rounds=f"{rounds} round{'s' if rounds > 1 else ''}")
+    said = caption.format(rounds=f"{rounds} round{'s' if rounds > 1 else ''}", jobs=next(iter(found[0].values()))[0].jobs)
     lines = [line for text in (said, in_words(about)) for line in textwrap.wrap(text, 190 if wide else 150)]
     above, below = 0.75 if wide else 0.5, 0.6 + 0.15 * len(lines)
     height = above + 0.3 * max(map(len, found)) + below
@@ -183,7 +182,7 @@ def _latencies(ax: Axes, rows: dict[str, list[Measurement]]) -> None:
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(axis="x", color="#e6e9ec", zorder=0)
-    ax.set_xlabel("milliseconds (each step of the axis is a multiple): less is better", color=FAINT)
+    ax.set_xlabel("milliseconds (logarithmic): less is better", color=FAINT)
     ax.legend(loc="upper right", frameon=False, ncols=2)
     _name_bars(ax, list(rows))
 

@@ -51,7 +51,7 @@ class Processes:
                 process.send_signal(number)
         for process in self._started.values():
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

@@ -21,7 +21,8 @@ GROUPS = ("serve", "relay", "work", "postgres", "rabbitmq", "redis")
 CAPTION = (
     "Medians of all rounds, with the least and the most; CPU in ms a job, by group of processes; machine: all that ran on it. "
     "Haulier's figures include its relay, and a job has ended when the ledger says so. A peer's job has ended when its work has: what it does "
-    "afterwards to acknowledge it or to mark it as done is left out for the last jobs, and for those that gather such ends (pgqueuer) for many."
+    "afterwards to acknowledge it or to mark it as done is left out for the last jobs, and for those that gather such ends (pgqueuer) for many. "
+    "In peers with event loops (pgqueuer, Procrastinate, taskiq) the effect goes by asyncpg, in all others by psycopg."
 )
 
 

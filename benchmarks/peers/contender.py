@@ -36,7 +36,7 @@ class PeerContender:
             )  # fmt: skip
         self._answer()
         for copy in range(peer.copies):
-            place.processes.start(f"work-{copy + 1}", [python, *peer.work], environment)
+            place.processes.start(f"work-{copy + 1}", [python, *peer.work], environment | {"BENCH_COPY": str(copy + 1)})
 
     def hold(self) -> None:
         self._place.reader.shut()

@@ -38,7 +38,7 @@ def durable(number: int, account: int, data: str) -> None:
 
 
 def launch() -> None:
-    name = f"executor-{os.getpid()}"
+    name = f"executor-{os.environ.get('BENCH_COPY', '0')}"
     DBOS(
         config={
             "name": "bench", "system_database_url": DATABASE, "application_version": VERSION, "executor_id": name, "log_level": "WARNING",

@@ -1,7 +1,7 @@
 """PgQueuer on Postgres by asyncpg: two workers, each takes a hundred jobs at once and holds two hundred at most; `python -m benchmarks.peers.pgqueuer` is one.
 
-A job is a row until it ends. Ends are buffered and written together, so that a crash runs again what had ended, and part of their
-cost falls after the last job's end, where the clock has stopped. Submitted a thousand a statement.
+A job is a row of a logged table until it ends; what a worker held when it died is run by another, half a minute later. Ends are buffered and written
+together, so that a crash runs again what had ended, and part of their cost falls after the last job's end, where the clock has stopped. Submitted a thousand a statement.
 """
 
 from __future__ import annotations

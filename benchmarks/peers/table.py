@@ -34,7 +34,7 @@ PEERS: dict[str, Peer] = {
         "huey", ("huey==3.5.4", "redis==8.1.0", PSYCOPG),
         ("-m", "huey.bin.huey_consumer", "benchmarks.peers.huey.huey", "--quiet", "-k", "thread", "-w", "8"), 2, 0.7,
     ),
-    "pgqueuer": Peer("pgqueuer", ("pgqueuer==1.6.0", ASYNCPG, PSYCOPG), ("-m", "benchmarks.peers.pgqueuer"), 2, 0.7),
+    "pgqueuer": Peer("pgqueuer", ("pgqueuer==1.6.0", ASYNCPG, PSYCOPG), ("-m", "benchmarks.peers.pgqueuer"), 2, 1.0),
     "procrastinate": Peer(
         "procrastinate", ("procrastinate==3.10.0", ASYNCPG, PSYCOPG),
         ("-m", "procrastinate", "-a", "benchmarks.peers.procrastinate.app", "worker", "-q", "bench", "--concurrency", "8"), 2, 0.1,
