@@ -30,6 +30,7 @@ REPLAY = """
 with replayed as (
     update haulier.jobs j
        set state = 'queued', reason = null, failures = 0, finished_at = null, due_at = now(), expires_at = null, solo = false,
+           cancel_requested_at = null,
            original_payload = case when %(payload)s::jsonb is null then original_payload else coalesce(original_payload, payload) end,
            payload = coalesce(%(payload)s::jsonb, payload), generation = generation + %(new_keys)s::integer, seq = seq + 1
      where id = %(id)s and tenant_id = any(%(tenants)s) and state = 'dead'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ledger import attempts, calls, dead_letters, reading
+from ledger import attempts, calls, dead_letters, jobs, reading
 from ledger.attempts import End, Lease, LeaseLostError
 from tests.ledger.conftest import Books
 
@@ -28,6 +28,18 @@ def test_a_replay_keeps_job_history_and_original_payload(books: Books):
     assert books.count("dead_letters") == 0
     [again] = books.begin(lease.job_id, attempt=2)
     assert again.payload == '{"n": 2}'
+
+
+def test_a_replayed_job_is_not_cancelled_by_what_somebody_wanted_of_an_earlier_attempt(books: Books):
+    lease = books.running()
+    jobs.request_cancel(books.tx, lease.job_id, [books.tenant], "bob")
+    die(books, lease)
+
+    dead_letters.replay(books.tx, lease.job_id, [books.tenant], "ann", "wanted after all")
+    books.begin(lease.job_id, attempt=2)
+    failed = End(lease.job_id, 2, books.worker, "scheduled", "failed", blame=True)
+
+    assert attempts.settle(books.tx, [failed]) == {lease.job_id: "scheduled"}
 
 
 def test_only_the_dead_are_replayed_and_only_by_their_own(books: Books):
