@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import pika
+import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
 from pika.spec import Basic
@@ -22,6 +23,8 @@ from pika.spec import Basic
 from config.transport import Unconfirmed, topology
 from config.transport.connection import AWAY
 from config.transport.message import Message, encode
+
+log = structlog.get_logger()
 
 #: Seconds for which a queue's depth is still worth telling.
 DEPTH_LASTS = 5.0
@@ -230,9 +233,11 @@ class Stream:
 
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
         self.blocked = str(frame.method.reason)
+        log.warning("RabbitMQ takes no messages; jobs wait in the ledger", reason=self.blocked)
 
     def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
         self.blocked = None
+        log.info("RabbitMQ takes messages again")
 
     def _close(self) -> None:
         if not (self._connection.is_closing or self._connection.is_closed):

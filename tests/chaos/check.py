@@ -66,8 +66,8 @@ ACCEPTED_IN_PEACE = 0.5
 
 #: What only holds once everything is healed and all has ended.
 LIVENESS = {"stuck", "left_over", "conservation"}
-#: Seconds after a fault's end within which it may still be noticed: longer than a lease and a deadline.
-NOTICED_WITHIN = 20.0
+#: Seconds after a fault's end within which it may still be noticed: longer than a lease, and than any deadline.
+NOTICED_WITHIN = 12.0
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Run:
     rows: Sequence[Row] = ()
     queues: Mapping[str, int] = field(default_factory=dict)
     shop: Mapping[str, Sequence[Row]] = field(default_factory=dict)
-    #: What the product's processes logged: (Unix seconds, sentence), by time.
+    #: What the product's processes logged: (Unix seconds, sentence with what it is about), by time.
     log: Sequence[tuple[float, str]] = ()
 
 
@@ -115,7 +115,8 @@ def _log_lines(path: Path) -> Iterator[tuple[float, str]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
-            yield datetime.fromisoformat(entry["timestamp"]).timestamp(), entry["event"]
+            about = entry.get("what") or entry.get("end")
+            yield datetime.fromisoformat(entry["timestamp"]).timestamp(), entry["event"] + (f": {about}" if about else "")
 
 
 @dataclass
@@ -147,6 +148,7 @@ def check(run: Run) -> Verdict:
         "timeline": list(broken_timelines(run)),
         "fence": list(broken_fences(run)),
         "backwards": list(reads_that_went_backwards(run)),
+        "wrong_read": list(wrong_reads(run, asked)),
         "left_over": list(left_over(run)),
         "conservation": list(unbalanced(run)),
         "unnoticed": list(unnoticed(run)),
@@ -365,6 +367,19 @@ def _backwards(job_id: str, known: Sequence[tuple[float, int, str]], now: tuple[
         if now[1] < attempt or (state in FINAL and now[2] != state):
             yield f"job {job_id} was seen as {state} with attempt {attempt}, and later as {now[2]} with attempt {now[1]}"
             return
+
+
+def wrong_reads(run: Run, asked: Asked) -> Iterator[str]:
+    """Who submitted a job is shown that job; whoever asks as another tenant is shown nothing."""
+    wishes = {job: asked.wishes[key] for key, jobs in asked.receipts.items() for job in jobs if key in asked.wishes}
+    for event in run.events:
+        wish = wishes.get(event.job or "")
+        if event.f != "status" or event.type not in {"ok", "fail"} or wish is None:
+            continue
+        if event.tenant != wish.tenant and event.type == "ok":
+            yield f"{event.tenant} was shown job {event.job}, which is {wish.tenant}'s"
+        if event.tenant == wish.tenant and (event.type == "fail" or event.value["key"] != wish.key):
+            yield f"{event.tenant} asked for job {event.job} (key {wish.key}) and was told {event.value}"
 
 
 def left_over(run: Run) -> Iterator[str]:

@@ -105,7 +105,9 @@ class Clients:
             if job:
                 mine.append((tenant, job))
             if mine and chance.random() < 0.4:
-                self._look(caller, f"{number}-{count}", *chance.choice(mine[-200:]))
+                tenant, job = chance.choice(mine[-200:])
+                asker = chance.choice(list(self._keys)) if chance.random() < 0.05 else tenant
+                self._look(caller, f"{number}-{count}", asker, job)
             due = max(due + self._interval, time.monotonic() - CATCH_UP)
         caller.close()
 
@@ -127,7 +129,9 @@ class Clients:
     def _look(self, caller: Caller, key: str, tenant: str, job: str) -> None:
         self._writer.write("invoke", "status", key=key, tenant=tenant, job=job)
         status, answer = caller.ask("GET", f"/v1/jobs/{job}", self._keys[tenant])
-        seen = {"state": answer["state"], "attempt": answer["attempt"]} if status == 200 else {"status": status}
+        seen = {"status": status}
+        if status == 200:
+            seen = {"state": answer["state"], "attempt": answer["attempt"], "key": answer["labels"]["key"]}
         kind: Type = "ok" if status == 200 else "fail" if status == 404 else "info"
         self._writer.write(kind, "status", key=key, tenant=tenant, job=job, value=seen)
 

@@ -29,8 +29,11 @@ from tests.chaos.proxy import Proxy, Toxic
 #: Where faketime's library may be; a clock can be moved for one process by it.
 FAKETIME = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1", "/opt/homebrew/lib/faketime/libfaketime.1.dylib")
 #: What the product says when a server is away, by any role that uses it.
-POSTGRES_AWAY = ("away", "does not reach the database", "ledger is away", "met a ledger", "a pass of the relay failed", "cannot be woken")
-RABBITMQ_AWAY = ("connection to RabbitMQ is lost", "RabbitMQ is back", "dead-letter queues are not watched", "away", "not confirmed")
+POSTGRES_AWAY = (
+    "until it is back: the database", "does not reach the database", "ledger is away", "met a ledger", "a pass of the relay failed",
+    "cannot be woken", "attempt ended: interrupted",
+)  # fmt: skip
+RABBITMQ_AWAY = ("until it is back: RabbitMQ", "connection to RabbitMQ is lost", "dead-letter queues are not watched", "not confirmed")
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,22 @@ class Fault:
 @contextmanager
 def killed(role: str, place: Place, chance: random.Random) -> Iterator[None]:
     """SIGKILL to one of them and all that it started; started again at the end."""
-    with chance.choice(place.of(role)).held() as part:
-        part.kill()
+    slot = chance.choice(place.of(role))
+    with slot.held():
+        slot.kill()
         yield
-        part.end()
+        slot.start()
 
 
 @contextmanager
 def all_killed(place: Place, chance: random.Random) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for slot in place.of("work"):
-            stack.enter_context(slot.held()).kill()
+            stack.enter_context(slot.held())
+            slot.kill()
         yield
+        for slot in place.of("work"):
+            slot.start()
 
 
 @contextmanager
@@ -207,6 +214,15 @@ def controlled(begin: tuple[str, ...], end: tuple[str, ...], place: Place, chanc
 
 
 @contextmanager
+def revoked(place: Place, chance: random.Random) -> Iterator[None]:
+    """A channel remembers for a while what it may do; so connections are closed as well."""
+    place.rabbitmq.ctl("clear_permissions", "haulier")
+    place.rabbitmq.ctl("close_all_connections", "chaos")
+    yield
+    place.rabbitmq.ctl("set_permissions", "haulier", ".*", ".*", ".*")
+
+
+@contextmanager
 def queue_deleted(place: Place, chance: random.Random) -> Iterator[None]:
     with channel(place) as found:
         found.queue_delete(topology.wire_name(chance.choice(["crash", "orders"])))
@@ -293,7 +309,6 @@ def outside(mode: str, place: Place, chance: random.Random) -> Iterator[None]:
 SUPERVISED = "the process is gone or stopped: whoever supervises it sees that, none of the others misses it"
 SLOW = "nothing fails, it only takes longer: haulier_request_seconds shows it"
 _vm = "set_vm_memory_high_watermark"
-_everything = (".*", ".*", ".*")
 
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault
@@ -304,7 +319,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("upkeep killed", "upkeep", (1, 3), partial(killed, "upkeep"), SUPERVISED),
         Fault("all workers killed", "work", (6, 10), all_killed, ("jobs taken back", "runner started")),
         Fault("worker process killed", "work", (1, 2), unit_killed, ("worker process died",)),
-        Fault("worker paused", "work", (7, 9), partial(paused, "work"), ("jobs taken back", "leases lost", "lease lost", "heartbeat")),
+        Fault("worker paused", "work", (7, 9), partial(paused, "work"), ("jobs taken back", "leases lost", "lease lost", "does not reach the database", "until it is back")),
         Fault("relay paused", "relay", (7, 9), partial(paused, "relay"), SUPERVISED),
         Fault("intake paused", "serve", (3, 6), partial(paused, "serve"), SUPERVISED),
         Fault("upkeep paused", "upkeep", (7, 9), partial(paused, "upkeep"), SUPERVISED),
@@ -318,38 +333,35 @@ FAULTS: Mapping[str, Fault] = {
         Fault("postgres killed", "postgres", (1, 3), postgres_killed, POSTGRES_AWAY),
         Fault("postgres stopped", "postgres", (10, 10), postgres_stopped, POSTGRES_AWAY),
         Fault("postgres backends terminated", "postgres", (1, 2), backends_terminated, POSTGRES_AWAY),
-        Fault("table locked", "postgres", (4, 6), locked, (*POSTGRES_AWAY, "lock timeout", "failed")),
-        Fault("connections limited", "postgres", (4, 6), limited, (*POSTGRES_AWAY, "failed")),
+        Fault("table locked", "postgres", (4, 6), locked, POSTGRES_AWAY),
+        Fault("connections limited", "postgres", (4, 6), limited, POSTGRES_AWAY),
         Fault("rabbitmq killed", "rabbitmq", (1, 3), rabbitmq_killed, RABBITMQ_AWAY),
         Fault("rabbitmq wiped", "rabbitmq", (1, 3), rabbitmq_wiped, ("has forgotten every message",)),
-        Fault("memory alarm", "rabbitmq", (6, 12), partial(controlled, (_vm, "0"), (_vm, "0.4")), ("not confirmed", *RABBITMQ_AWAY)),
+        Fault("memory alarm", "rabbitmq", (6, 12), partial(controlled, (_vm, "0"), (_vm, "0.4")), ("takes no messages",)),
         Fault(
             "disk alarm", "rabbitmq", (6, 12), partial(controlled, ("set_disk_free_limit", "999GB"), ("set_disk_free_limit", "50MB")),
-            ("not confirmed", *RABBITMQ_AWAY),
+            ("takes no messages",),
         ),
         Fault("rabbitmq connections closed", "rabbitmq", (1, 2), partial(controlled, ("close_all_connections", "chaos"), ()), RABBITMQ_AWAY),
-        Fault(
-            "permissions revoked", "rabbitmq", (3, 6),
-            partial(controlled, ("clear_permissions", "haulier"), ("set_permissions", "haulier", *_everything)), (*RABBITMQ_AWAY, "not confirmed"),
-        ),
-        Fault("queue deleted", "rabbitmq", (2, 4), queue_deleted, (*RABBITMQ_AWAY, "announcing again", "no queue")),
+        Fault("permissions revoked", "rabbitmq", (3, 6), revoked, RABBITMQ_AWAY),
+        Fault("queue deleted", "rabbitmq", (2, 4), queue_deleted, (*RABBITMQ_AWAY, "announcing again")),
         Fault("deliveries doubled", "messages", (1, 2), doubled, "suppressed is not wrong: haulier_duplicates_suppressed_total counts them"),
         Fault("garbage messages", "messages", (1, 2), garbage, ("orphan message kept",)),
         Fault("postgres slow", "to postgres", (5, 10), partial(poisoned, "postgres", Toxic(latency=0.1, jitter=0.05)), SLOW),
         Fault("postgres silent", "to postgres", (5, 12), partial(poisoned, "postgres", Toxic(blackhole=True)), POSTGRES_AWAY),
         Fault("postgres unreachable", "to postgres", (3, 6), partial(poisoned, "postgres", Toxic(down=True)), POSTGRES_AWAY),
-        Fault("postgres connections reset", "to postgres", (3, 6), partial(poisoned, "postgres", Toxic(reset=0.02)), (*POSTGRES_AWAY, "failed")),
+        Fault("postgres connections reset", "to postgres", (3, 6), partial(poisoned, "postgres", Toxic(reset=0.02)), POSTGRES_AWAY),
         Fault("postgres in slices", "to postgres", (3, 6), partial(poisoned, "postgres", Toxic(slices=100)), SLOW),
         Fault(
             "commit's answer lost", "to postgres", (4, 8), partial(poisoned, "postgres", Toxic(swallow="commit", chance=0.1)),
-            (*POSTGRES_AWAY, "lost", "taken back", "ended"),
+            (*POSTGRES_AWAY, "lease lost", "leases lost", "taken back"),
         ),
         Fault(
             "statement's answer lost", "to postgres", (4, 8), partial(poisoned, "postgres", Toxic(swallow="answer", chance=0.03)),
-            (*POSTGRES_AWAY, "lost", "taken back", "ended"),
+            (*POSTGRES_AWAY, "lease lost", "leases lost", "taken back"),
         ),
         Fault("rabbitmq slow", "to rabbitmq", (5, 10), partial(poisoned, "rabbitmq", Toxic(latency=0.2, jitter=0.1)), SLOW),
-        Fault("rabbitmq silent", "to rabbitmq", (8, 14), partial(poisoned, "rabbitmq", Toxic(blackhole=True)), ("not confirmed", *RABBITMQ_AWAY)),
+        Fault("rabbitmq silent", "to rabbitmq", (8, 14), partial(poisoned, "rabbitmq", Toxic(blackhole=True)), RABBITMQ_AWAY),
         Fault("rabbitmq unreachable", "to rabbitmq", (3, 6), partial(poisoned, "rabbitmq", Toxic(down=True)), RABBITMQ_AWAY),
         Fault("rabbitmq connections reset", "to rabbitmq", (3, 6), partial(poisoned, "rabbitmq", Toxic(reset=0.02)), RABBITMQ_AWAY),
         Fault("rabbitmq cut", "to rabbitmq", (1, 2), partial(cut, "rabbitmq"), RABBITMQ_AWAY),
@@ -357,11 +369,11 @@ FAULTS: Mapping[str, Fault] = {
         Fault("confirms lost", "to rabbitmq", (6, 12), partial(poisoned, "rabbitmq", Toxic(swallow="confirm", chance=0.3)), ("not confirmed",)),
         Fault("confirms refused", "to rabbitmq", (4, 8), partial(poisoned, "rabbitmq", Toxic(refuse=True, chance=0.3)), ("not confirmed",)),
         Fault("acks lost", "to rabbitmq", (4, 8), partial(poisoned, "rabbitmq", Toxic(swallow="ack", chance=0.5)), RABBITMQ_AWAY),
-        Fault("connection blocked", "to rabbitmq", (4, 8), blocked, "nothing was refused: it only says that the broker is short of something"),
+        Fault("connection blocked", "to rabbitmq", (4, 8), blocked, ("takes no messages",)),
         Fault("redis killed", "redis", (3, 8), redis_killed, ("redis is away",)),
-        Fault("outside away", "outside", (5, 10), partial(outside, "outage"), ("circuit opened", "attempt ended")),
-        Fault("outside fails after it has done its part", "outside", (4, 8), partial(outside, "error_after"), ("circuit opened", "attempt ended")),
-        Fault("outside too busy", "outside", (4, 8), partial(outside, "busy"), ("circuit opened", "attempt ended")),
+        Fault("outside away", "outside", (5, 10), partial(outside, "outage"), ("circuit opened",)),
+        Fault("outside fails after it has done its part", "outside", (4, 8), partial(outside, "error_after"), ("circuit opened",)),
+        Fault("outside too busy", "outside", (4, 8), partial(outside, "busy"), ("circuit opened",)),
         Fault("outside slow", "outside", (4, 8), partial(outside, "slow"), SLOW),
     )
 }  # fmt: skip

@@ -43,9 +43,9 @@ def whole() -> Run:
         ("ok", "effect", {"job": CHARGE, "value": {"step": "charge", "id": "ch_1", "reference": PLACE, "amount": 1000}}),
         ("ok", "effect", {"job": SHIP, "value": {"step": "ship", "id": "sh_1", "reference": PLACE}}),
         ("invoke", "status", {"key": "1", "job": COUNT}),
-        ("ok", "status", {"key": "1", "job": COUNT, "value": {"state": "running", "attempt": 1}}),
+        ("ok", "status", {"key": "1", "job": COUNT, "value": {"state": "running", "attempt": 1, "key": "key-c1"}, "tenant": "acme"}),
         ("invoke", "status", {"key": "2", "job": COUNT}),
-        ("ok", "status", {"key": "2", "job": COUNT, "value": {"state": "succeeded", "attempt": 1}}),
+        ("ok", "status", {"key": "2", "job": COUNT, "value": {"state": "succeeded", "attempt": 1, "key": "key-c1"}, "tenant": "acme"}),
     ]
     jobs = [job_row(job, command) for job, command in COMMANDS.items()]
     jobs[1] |= {"attempt": 2, "seq": 5}
@@ -191,6 +191,9 @@ CORRUPTIONS: list[tuple[str, str, Callable[[Run], object]]] = [
     ("fence", "two successes", lambda run: of(run.attempts, CALL, number=1).update(outcome="succeeded")),
     ("backwards", "an end forgotten", lambda run: read_again(run, "running", 1)),
     ("backwards", "an attempt forgotten", lambda run: read_again(run, "succeeded", 0)),
+    ("wrong_read", "another tenant's job", lambda run: read_as(run, "globex", "ok", "key-c1")),
+    ("wrong_read", "another job", lambda run: read_as(run, "acme", "ok", "key-c2")),
+    ("wrong_read", "no job", lambda run: read_as(run, "acme", "fail", "")),
     ("left_over", "an outbox row", lambda run: setattr(run, "outbox", [{"job_id": COUNT}])),
     ("left_over", "a lease", lambda run: setattr(run, "leases", [{"job_id": COUNT}])),
     ("left_over", "a message", lambda run: setattr(run, "queues", {"haulier.crash.v1": 1})),
@@ -210,7 +213,12 @@ CORRUPTIONS: list[tuple[str, str, Callable[[Run], object]]] = [
 
 def read_again(run: Run, state: str, attempt: int) -> None:
     add_event(run, "invoke", "status", key="3", job=COUNT)
-    add_event(run, "ok", "status", key="3", job=COUNT, value={"state": state, "attempt": attempt})
+    add_event(run, "ok", "status", key="3", job=COUNT, tenant="acme", value={"state": state, "attempt": attempt, "key": "key-c1"})
+
+
+def read_as(run: Run, tenant: str, kind: str, key: str) -> None:
+    add_event(run, "invoke", "status", key="3", job=COUNT)
+    add_event(run, kind, "status", key="3", job=COUNT, tenant=tenant, value={"state": "succeeded", "attempt": 1, "key": key})
 
 
 def change_charge(run: Run, **change: Any) -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pika
 import pika.adapters.blocking_connection
 import pytest
+import structlog
 
 from config.ids import uuid7
 from config.transport import topology
@@ -217,3 +218,20 @@ def test_the_depth_of_a_queue_that_is_not_there_is_unknown_and_breaks_nothing(ra
     eventually(lambda: rabbitmq_way.transport.depth(rabbitmq_way.queue) == 1)
     assert rabbitmq_way.transport.depth("nowhere") is None
     rabbitmq_way.publish(1)
+
+
+def test_an_alarm_of_rabbitmq_is_told_and_its_end(rabbitmq_way: RabbitmqWay, proxy: Proxy) -> None:
+    """It may be over before any message has waited for too long; it must not go unnoticed."""
+    transport = connected(proxy.url, rabbitmq_way.queue)
+
+    with structlog.testing.capture_logs() as told:
+        proxy.block("low on memory")
+        eventually(lambda: transport.blocked)
+        proxy.unblock()
+        eventually(lambda: transport.ready)
+
+    assert [(line["event"], line.get("reason")) for line in told] == [
+        ("RabbitMQ takes no messages; jobs wait in the ledger", "low on memory"),
+        ("RabbitMQ takes messages again", None),
+    ]
+    transport.close()
