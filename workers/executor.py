@@ -475,11 +475,11 @@ class Executor:
 
 
 def _is_nobodys_fault(error: psycopg.Error) -> bool:
-    """No answer at all, a server that goes down or takes no connections, or a deadlock that chose this one."""
+    """No answer at all, a server that goes down or has no room (class 53: disk, memory, connections; I/O errors), or a deadlock that chose this one."""
     state = error.sqlstate
     if state is None:
         return isinstance(error, OperationalError)
-    return state[:2] == "08" or state in {"57P01", "57P02", "57P03", "53300", "40001", "40P01"}
+    return state[:2] in {"08", "53"} or state in {"57P01", "57P02", "57P03", "58030", "40001", "40P01"}
 
 
 def _parse(handler: Handler, job: Begun) -> Command:

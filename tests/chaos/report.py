@@ -37,6 +37,7 @@ def conclude(directory: Path) -> Verdict:
         "versions": found.config.get("versions"),
         "options": found.config.get("options"),
         "skipped": found.config.get("skipped"),
+        "silent": {name: reason for name, reason in found.config.get("noticed", {}).items() if isinstance(reason, str)},
         "recovery": recovered,
     }
     (directory / "result.json").write_text(json.dumps(result, indent=1))

@@ -122,6 +122,21 @@ def test_the_policy_of_a_command_decides_by_what_happened(shop, handler, state, 
     assert job.failures == int(counts_as_failure)
 
 
+@pytest.mark.parametrize("state", ["53100", "53200", "53300", "58030", "40P01", "57P01"])
+def test_a_statement_that_failed_because_the_server_has_no_room_or_no_time_is_no_failure_of_the_job(shop, state):
+    """A full disk would otherwise have made a dead letter of every job that wrote while it lasted."""
+
+    def handler(_command, run):
+        with run.transaction() as db:
+            db.execute(text(f"do $$ begin raise exception 'not now' using errcode = '{state}'; end $$"))
+
+    there = shop(doing(handler))
+
+    job = there.run(Do())
+
+    assert (job.state, job.failures, [attempt.outcome for attempt in there.attempts(job.id)]) == ("scheduled", 0, ["interrupted"])
+
+
 def test_the_last_failure_makes_a_dead_letter_and_its_follow_up(shop):
     there = shop(doing(raising(ValueError("no")), on_dead=After), after)
     job = there.run(Do(n=4))
