@@ -11,7 +11,7 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from console.servers.postgres import PostgresServer
 from tests.servers import make_template
-from tests.simulation.machine import machine_on
+from tests.simulation.machine import QUICK, machine_on
 
 #: Walks of one seed.
 WALKS = 100
@@ -24,7 +24,7 @@ def main() -> None:
     asked = parser.parse_args()
     until, first, steps = time.monotonic() + asked.minutes * 60, asked.seed, 0
     number = first
-    with PostgresServer() as server:
+    with PostgresServer(settings=QUICK) as server:
         template = make_template(server)
         while number == first or time.monotonic() < until:
             print(f"seed {number}", flush=True)

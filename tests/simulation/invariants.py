@@ -16,7 +16,7 @@ EDGES: LiteralString = """
     ('running', 'failed', 'scheduled'), ('running', 'snoozed', 'scheduled'), ('running', 'interrupted', 'scheduled'),
     ('running', 'handed_back', 'queued'), ('running', 'rescued', 'queued'),
     ('running', 'cancel_requested', 'running'), ('running', 'cancelled', 'cancelled'),
-    ('dead', 'replayed', 'queued')
+    ('dead', 'replayed', 'queued'), ('dead', 'resolved', 'dead')
 """
 
 WRONG: LiteralString = f"""

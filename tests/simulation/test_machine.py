@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from console.servers.postgres import PostgresServer
-from tests.simulation.machine import Machine, machine_on
+from tests.servers import TEMPLATE, make_template
+from tests.simulation.machine import QUICK, Machine, machine_on
 
 SHORT = settings(
-    max_examples=16,
-    stateful_step_count=30,
+    max_examples=8,
+    stateful_step_count=25,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],  # shrinking takes minutes; `python -m tests.simulation` does it
@@ -22,17 +23,24 @@ SHORT = settings(
 )
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer(settings=QUICK) as started:
+        make_template(started)
+        yield started
+
+
 @pytest.fixture
-def machine(postgres_server: PostgresServer, template: str) -> Iterator[Machine]:
-    made = Machine(postgres_server, template)
+def machine(server: PostgresServer) -> Iterator[Machine]:
+    made = Machine(server, TEMPLATE)
     yield made
     made.the_ledger_is_as_the_model_says()
     made.teardown()
 
 
 @pytest.mark.timeout(180)
-def test_whatever_happens_in_whatever_order_every_promise_is_kept(postgres_server: PostgresServer, template: str):
-    run_state_machine_as_test(machine_on(postgres_server, template), settings=SHORT)
+def test_whatever_happens_in_whatever_order_every_promise_is_kept(server: PostgresServer):
+    run_state_machine_as_test(machine_on(server, TEMPLATE), settings=SHORT)
 
 
 def begin_all(machine: Machine, worker: int) -> None:
