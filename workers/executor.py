@@ -30,7 +30,7 @@ from config.outage import ride_out
 from config.transport.message import Message, encode
 from ledger import attempts, jobs, orphans
 from ledger.attempts import Begun, End, Lease, LeaseLostError, Success
-from ledger.connection import Database
+from ledger.connection import Database, send
 from pipelines.command import Command, Handler, Rejected, Snooze
 from pipelines.many import Together
 from workers import metrics, outcome
@@ -39,6 +39,7 @@ from workers.delivery import Delivery
 from workers.outcome import CutShortError, InvalidPayloadError, ResultTooLargeError
 from workers.run import AttemptRun
 from workers.running import Entry, Running
+from workers.shares import Shares
 from workers.slots import ANY, Slots
 
 log = structlog.get_logger()
@@ -50,8 +51,10 @@ GATHER = 0.02
 LONG = 1.0
 #: Answers of a handler of many that are no results.
 NO_SUCCESS = (Rejected, Snooze, BaseException)
-#: Seconds for which jobs share a transaction before it is committed.
+#: Seconds for which jobs share a transaction before it is committed, and for which one of them waits for a row: two sets that wait for each
+#: other would wait for a second (`deadlock_timeout`), and the one that gives up has its jobs run by themselves.
 SHARE = 0.1
+PATIENCE = b"set local lock_timeout = '100ms'"
 #: Seconds that a solo process may take beyond its handler's own limit, to start and to settle.
 SOLO_GRACE = 10.0
 
@@ -90,6 +93,7 @@ class Executor:
         self._free_slots = list(range(slots.threads))
         self._local = threading.local()
         self._in_hand: set[UUID] = set()
+        self._shares = Shares()
 
     def execute(self, delivery: Delivery) -> None:
         """Never raises for what a job does. Waits for a database that is away; raises OperationalError when told to stop meanwhile."""
@@ -159,7 +163,7 @@ class Executor:
         finished: list[Success] = []
         theirs: list[Begun] = []
         first = 0.0
-        groups = deque(group(begun, self._handlers))
+        groups = deque(group(begun, self._handlers, self._shares))
         while groups:
             started = time.monotonic()
             jobs = groups.popleft()
@@ -275,10 +279,12 @@ class Executor:
                 if not any(entry.ended_at and entry.lease.job_id == job.job_id and not entry.members for entry in entries)
             ]
             metrics.RUN_APART.labels(handler.name).inc(len(apart))
+            self._shares.rolled_back(handler, len(begun))
             log.info(
                 "a shared transaction is rolled back; its jobs run by themselves", command=handler.name, jobs=len(begun), error=repr(error)
             )
             return [[job] for job in apart]
+        self._shares.went_well(handler)
         for job, run, found in zip(begun, runs, answers, strict=False):
             if isinstance(found, NO_SUCCESS):
                 self._settle(outcome.judge(handler, job, self.worker_id, found, run.lines), job)
@@ -287,6 +293,8 @@ class Executor:
     def _call_each(self, handler: Handler, begun: Sequence[Begun], runs: Sequence[AttemptRun], entries: list[Entry]) -> Sequence[Any]:
         """Results, as JSON text, of the first jobs, of as many as there is time for."""
         local = self._threads_own()
+        assert runs[0].driver is not None
+        send(runs[0].driver, PATIENCE)
         until = time.monotonic() + SHARE
         answers: list[Any] = []
         for job, run in zip(begun, runs, strict=True):
@@ -509,13 +517,13 @@ def _checked(result: str | None, limit: int) -> str | None:
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def group(begun: Sequence[Begun], handlers: Mapping[str, Handler]) -> list[list[Begun]]:
+def group(begun: Sequence[Begun], handlers: Mapping[str, Handler], shares: Shares) -> list[list[Begun]]:
     """What may share a transaction, side by side; all else by itself. In order, by the first of each group."""
     groups: list[list[Begun]] = []
     open_groups: dict[tuple[str, int], list[Begun]] = {}
     for job in begun:
         name = (job.command, job.tenant_id)
-        most = 1 if job.solo else handlers[job.command].together
+        most = 1 if job.solo else shares.most(handlers[job.command])
         joined = open_groups.get(name) if most > 1 else None
         if joined is not None and len(joined) < most:
             joined.append(job)

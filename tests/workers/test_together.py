@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 
+import psycopg
 import pytest
 from pydantic import BaseModel, model_serializer
 from sqlalchemy import text
@@ -19,6 +20,7 @@ from pipelines.many import handles_many
 from tests.workers.commands import After, Do, after, doing, note, raising
 from workers import metrics, recovery
 from workers.executor import group
+from workers.shares import Shares
 from workers.slots import ANY
 
 TRANSACTIONS = "select count(distinct xmin::text) from effects"
@@ -391,7 +393,7 @@ def test_a_suspect_shares_with_nobody(shop):
         begun, _ = attempts.begin(tx, there.worker, [(id_, 1) for id_ in ids], {"test.do": 30.0})
     jobs = [replace(job, solo=number in {0, 2}) for number, job in enumerate(begun)]
 
-    assert group(jobs, there.handlers) == [[jobs[0]], [jobs[1], jobs[3], jobs[4]], [jobs[2]]]
+    assert group(jobs, there.handlers, Shares()) == [[jobs[0]], [jobs[1], jobs[3], jobs[4]], [jobs[2]]]
 
 
 def test_any_of_many_sees_that_somebody_wants_it_cancelled(shop):
@@ -406,3 +408,74 @@ def test_any_of_many_sees_that_somebody_wants_it_cancelled(shop):
     there.deliver(*there.submit(*(Do(n=n) for n in range(3))))
 
     assert [run for run in seen if run] == [True]
+
+
+def test_a_set_that_waits_for_a_row_gives_up_soon_and_its_jobs_wait_by_themselves(shop):
+    """Two sets that wait for each other would wait until Postgres looks for a deadlock: a second."""
+    tries = []
+
+    def handler(_command, run):
+        tries.append(run.job_id)
+        with run.cursor() as db:
+            db.execute("update account set n = n + 1")
+            if len(tries) == 1:
+                raise AssertionError("somebody held the row")
+        note(run)
+
+    there = shop(sharing(handler))
+    with there.database.plumbing() as tx:
+        tx.execute("create table account (n integer)")
+        tx.execute("grant all on account to public")
+        tx.execute("insert into account values (0)")
+    ids = there.submit(Do(n=0), Do(n=1))
+
+    with psycopg.connect(there.database.url) as other:
+        other.execute("update account set n = n + 1")
+        release = threading.Timer(0.5, other.commit)
+        release.start()
+        there.deliver(*ids)
+        release.join()
+
+    assert ends(there, ids) == ["succeeded", "succeeded"]
+    assert tries == [ids[0], ids[0], ids[1]]  # the first gave up within its set; alone, it waited
+    assert there.value("select n from account") == 3
+
+
+def test_fewer_share_after_a_set_that_was_rolled_back_and_more_again_when_all_goes_well(shop):
+    fails = [True]
+
+    def handler(command, run):
+        if command.n == 0 and fails:
+            raise Broken
+        note(run)
+
+    there = shop(sharing(handler))
+
+    there.deliver(*there.submit(*(Do(n=n) for n in range(16))))
+    fails.clear()
+    with there.database.plumbing() as tx:
+        tx.execute("delete from effects")
+    there.deliver(*there.submit(*(Do(n=1) for _ in range(16))))
+    assert there.value(TRANSACTIONS) == 2  # of eight
+
+    for _ in range(24):
+        there.deliver(*there.submit(*(Do(n=1) for _ in range(16))))
+    with there.database.plumbing() as tx:
+        tx.execute("delete from effects")
+    there.deliver(*there.submit(*(Do(n=1) for _ in range(16))))
+    assert there.value(TRANSACTIONS) == 1
+
+
+def test_shares_halve_down_to_two():
+    shares, handler = Shares(), sharing(lambda _command, _run: None)
+    assert shares.most(handler) == 16
+
+    for jobs in (16, 8, 4, 2):
+        shares.rolled_back(handler, jobs)
+    assert shares.most(handler) == 2
+
+    for _ in range(3):
+        shares.went_well(handler)
+    assert shares.most(handler) == 2
+    shares.went_well(handler)
+    assert shares.most(handler) == 3
