@@ -35,7 +35,7 @@ from workers.outcome import CutShortError, NeedsReviewError
 from workers.slots import ANY
 
 QUEUE = "sim"
-LEASE = 8.0
+LEASE = 600.0
 #: The step of the one call that a job may make.
 PAY = "pay"
 FINAL = {"succeeded", "rejected", "dead", "cancelled"}
@@ -80,11 +80,6 @@ ENDS: dict[str, object] = {
     "buried": Spoilt("for good"),
     "interrupted": CutShortError("the database went away"),
 }
-
-
-def is_naive(job_id: UUID) -> bool:
-    """Whether what this job calls takes no key."""
-    return job_id.int % 2 == 1
 
 
 @dataclass
@@ -135,6 +130,8 @@ class Machine(RuleBasedStateMachine):
         self._database = create_from(server, template, "file_copy")
         self._backup: tuple[str, World, int] | None = None
         self.world = World()
+        #: Place of each job in the order of submission. Ids are drawn by the clock, and Hypothesis must find the same order whenever it walks the same way.
+        self.order: dict[UUID, int] = {}
         self.wire: list[tuple[UUID, int]] = []
         #: What each attempt that a worker believes to hold has begun; a zombie's lease is among them.
         self.hand: list[Begun] = []
@@ -194,12 +191,20 @@ class Machine(RuleBasedStateMachine):
 
         for wish in wishes:
             if wish.id in new:
-                self.world.jobs[wish.id] = Known("sim.step", "scheduled" if delay else "queued")
+                self.note(wish.id, Known("sim.step", "scheduled" if delay else "queued"))
         if name is not None:
             self.world.keys.setdefault(name, wishes[0].id)
             found = jobs.find_key(self.tx, self.tenant, name)
             assert found is not None
             assert found[0] == self.world.keys[name]
+
+    def note(self, job_id: UUID, known: Known) -> None:
+        self.world.jobs[job_id] = known
+        self.order[job_id] = len(self.order)
+
+    def is_naive(self, job_id: UUID) -> bool:
+        """Whether what this job calls takes no key."""
+        return self.order[job_id] % 2 == 1
 
     def wish(self, delay: float, mortal: bool, key: str | None) -> jobs.Submission:
         until = datetime.now(UTC) + timedelta(hours=1) if mortal else None
@@ -217,7 +222,7 @@ class Machine(RuleBasedStateMachine):
         for row in claimed:
             known = self.world.jobs[row.job_id]
             assert (known.state, row.attempt) == ("queued", known.attempt + 1)
-        return [(row.job_id, row.attempt) for row in claimed]
+        return sorted(((row.job_id, row.attempt) for row in claimed), key=lambda message: self.order[message[0]])
 
     @precondition(lambda self: self.has("queued"))
     @rule(worker=st.integers(0, 1))
@@ -285,6 +290,7 @@ class Machine(RuleBasedStateMachine):
             held = attempts.held(self.tx, worker, list(named))
             begun = [job for job in held if Lease(job.job_id, job.attempt, worker) not in there]
             assert expected <= {job.job_id for job in held}
+        begun.sort(key=lambda job: self.order[job.job_id])
         if way != "dies after":
             self.hand += begun
             self.holders += [worker] * len(begun)
@@ -321,7 +327,7 @@ class Machine(RuleBasedStateMachine):
         child = self.wish(0, mortal=False, key=None) if way == "with a follow-up" else None
         done = self.complete([lease], cut=way == "cut before", child=child)
         if child is not None and done:
-            self.world.jobs[child.id] = Known("sim.step", "queued")
+            self.note(child.id, Known("sim.step", "queued"))
         if way == "answer lost":
             assert not self.complete([lease])
         if way == "cut before":
@@ -387,12 +393,12 @@ class Machine(RuleBasedStateMachine):
         assert (earlier and earlier.state) == (known and known.calls.get(job.generation))
         if earlier is not None and earlier.state == "done":
             return
-        if earlier is not None and earlier.state == "intended" and is_naive(job.job_id):
+        if earlier is not None and earlier.state == "intended" and self.is_naive(job.job_id):
             self.take(one, keeps=False)
             self.write([outcome.judge(HANDLERS[job.command], job, lease.worker_id, NeedsReviewError("unknown"), None)])
             return
         try:
-            calls.intend(self.tx, lease, PAY, job.generation, honours_key=not is_naive(job.job_id))
+            calls.intend(self.tx, lease, PAY, job.generation, honours_key=not self.is_naive(job.job_id))
         except LeaseLostError:
             assert not self.holds(lease)
             return
@@ -406,7 +412,7 @@ class Machine(RuleBasedStateMachine):
         """Whoever holds the job by now. A service that takes no key is not called twice under one."""
         job_id, generation = self.pending.pop(one % len(self.pending))
         self.outside[job_id, generation] += end in ("done", "answer lost")
-        assert not is_naive(job_id) or self.outside[job_id, generation] <= 1
+        assert not self.is_naive(job_id) or self.outside[job_id, generation] <= 1
         if end not in ("done", "refused"):
             return
         calls.record(self.tx, job_id, PAY, generation, end, "1" if end == "done" else None)
@@ -470,7 +476,8 @@ class Machine(RuleBasedStateMachine):
             (list(parents), list(self.world.jobs)),
         ).fetchall()
         assert sorted(row[1] for row in rows) == sorted(wanted)
-        self.world.jobs |= {row[0]: Known("sim.after", "queued") for row in rows}
+        for row in sorted(rows, key=lambda row: self.order[row[1]]):
+            self.note(row[0], Known("sim.after", "queued"))
 
     # What goes wrong with processes.
 
@@ -569,7 +576,7 @@ class Machine(RuleBasedStateMachine):
         dead = [job_id for job_id, known in self.world.jobs.items() if known.state == "dead"]
         job_id = dead[one % len(dead)]
         known = self.world.jobs[job_id]
-        unknown = is_naive(job_id) and known.calls.get(known.generation) == "intended"
+        unknown = self.is_naive(job_id) and known.calls.get(known.generation) == "intended"
         assert self.is_raised_from_the_dead(job_id) != unknown
         if unknown:
             self.resolve(job_id)
