@@ -14,7 +14,7 @@ from tests.servers import make_template
 from tests.simulation.machine import QUICK, machine_on
 
 #: Walks of one seed.
-WALKS = 100
+WALKS = 25
 
 
 def main() -> None:
