@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from config import logs
 from console.servers.find import rabbitmq_node
 from console.servers.postgres import PostgresServer
 from ledger.migrate import migrate
@@ -32,14 +33,15 @@ def main() -> int:
     if os.geteuid() != 0:
         print("not shown: mounting a file system takes root")
         return 0
+    logs.configure(level="ERROR")
     with (
         small_disk() as disk,
-        tempfile.TemporaryDirectory() as logs,
+        tempfile.TemporaryDirectory() as directory,
         PostgresServer(disk / "postgres") as postgres,
         rabbitmq_node(schedulers=1) as rabbitmq,
     ):
         migrate(postgres.url)
-        with Rig(postgres.url, rabbitmq.url, Path(logs)) as rig:
+        with Rig(postgres.url, rabbitmq.url, Path(directory)) as rig:
             play(rig, postgres, disk)
     return 0
 

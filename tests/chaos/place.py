@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, LiteralString, Self
 from urllib.request import Request, urlopen
@@ -78,8 +79,8 @@ class Place:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        for slot in self.slots:
-            slot.end()
+        with ThreadPoolExecutor(8) as hands:
+            list(hands.map(Slot.end, self.slots))
         self._stack.close()
         self._guard.close()
         self.history.close()

@@ -45,6 +45,7 @@ class Options:
     pace: float = 14
     mode: str = "liveness"
     only: tuple[str, ...] = ()
+    copies: int = 2
 
 
 def plan(options: Options) -> list[Planned]:
@@ -64,7 +65,7 @@ def plan(options: Options) -> list[Planned]:
 
 def run(directory: Path, options: Options, schedule: Sequence[Planned]) -> Verdict:
     directory.mkdir(parents=True)
-    with Place(directory, seed=options.seed) as place:
+    with Place(directory, seed=options.seed, copies=options.copies) as place:
         write_config(directory, options, schedule, versions(place))
         clients = Clients(
             place.history,

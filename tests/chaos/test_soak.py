@@ -33,8 +33,8 @@ def test_a_run_is_planned_again_from_its_own_config(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_short_run_keeps_every_promise(tmp_path: Path) -> None:
-    """Fifteen seconds; `make chaos` is the long one."""
-    options = Options(seed=1, minutes=0.25, rate=20, threads=4, pace=2.5, only=("worker process killed", "garbage messages"))
+    """Twelve seconds; `make chaos` is the long one."""
+    options = Options(seed=1, minutes=0.2, rate=20, threads=4, pace=1, copies=1, only=("worker process killed", "garbage messages"))
 
     verdict = soak.run(tmp_path / "run", options, soak.plan(options))
 
