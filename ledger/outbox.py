@@ -18,7 +18,7 @@ Changed = tuple[UUID, UUID, int]
 # read all of it; through the array it goes by the primary key.
 STAGE = """
 with due as materialized (
-    select job_id from haulier.outbox where scheduled and due_at <= now() order by due_at limit %s for update skip locked),
+    select job_id from haulier.outbox where scheduled and due_at between %s and now() order by due_at limit %s for update skip locked),
 staged as (
     update haulier.jobs set state = 'queued', seq = seq + 1
      where id = any(array(select job_id from due)) and state = 'scheduled'
@@ -32,9 +32,14 @@ select id, root_id, tenant_id from staged
 """
 
 
-def stage(tx: Tx, limit: int) -> list[Changed]:
-    """Queue what has become due. Returns those jobs."""
-    return tx.execute(STAGE, (limit,)).fetchall()
+def stage(tx: Tx, limit: int, since: datetime | None = None) -> list[Changed]:
+    """Queue what has become due (since then). Returns those jobs."""
+    return tx.execute(STAGE, (_text(since), limit)).fetchall()
+
+
+def _text(since: datetime | None) -> str:
+    """As Postgres reads it: from the beginning, if there is none."""
+    return "-infinity" if since is None else since.isoformat()
 
 
 EXPIRE = """
@@ -70,33 +75,93 @@ class Claimed:
     command: str
 
 
+#: Of the priorities from the first down to the second, what is due since then (None: all of it).
+Stretch = tuple[int, int, datetime | None]
+EVERYTHING: tuple[Stretch, ...] = ((100, -100, None),)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a claim begins to look (decision 0023). `stuck`: how many were announced before `announced_since` and have not begun."""
+
+    stretches: Sequence[Stretch] = EVERYTHING
+    announced_since: datetime | None = None
+    stuck: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What was claimed, the most urgent first, and how far this went. `at`: by the database's clock; `is_all`: nothing due was left behind;
+    `reached`: by priority, when the last that was claimed was due; `stuck`, `first_announced`: of what was announced since the start and has
+    not begun, how many more than five seconds ago, and when the first of the others.
+    """
+
+    rows: list[Claimed]
+    at: datetime
+    is_all: bool
+    reached: dict[int, datetime]
+    stuck: int
+    first_announced: datetime | None
+
+
 # Only what some live worker knows: a release that nobody runs yet would bounce from worker to worker.
 # And only as much as keeps the queue in RabbitMQ shallow: `window` less what is announced and not begun; not before a quarter of it
 # is free, or each refill would be a job or two, and so would be the messages and every set behind them.
 CLAIM = """
-with room as materialized (
-    select case when count(*) <= %(window)s * 3 / 4 then least(%(limit)s, %(window)s - count(*)) else 0 end as rows
-      from (select from haulier.outbox where queue = %(queue)s and announced_at is not null order by announced_at limit %(window)s) announced),
+with announced as (
+    select announced_at from haulier.outbox
+     where queue = %(queue)s and announced_at >= %(announced_since)s::timestamptz order by announced_at limit %(window)s),
+counted as (
+    select count(*) + %(stuck)s as number, count(*) filter (where announced_at < now() - interval '5 seconds') as stuck,
+           min(announced_at) filter (where announced_at >= now() - interval '5 seconds') as first
+      from announced),
+room as (
+    select case when number <= %(window)s * 3 / 4 then least(%(limit)s, %(window)s - number) else 0 end as rows, stuck, first from counted),
 next as (
-    select o.job_id from haulier.outbox o
-     where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.due_at <= now() and o.command = any(%(known)s)
-     order by o.priority desc, o.due_at limit (select rows from room) for update skip locked)
-update haulier.outbox o
-   set announced_at = clock_timestamp(), announcements = o.announcements + 1
- where o.job_id = any(array(select job_id from next))
-returning o.job_id, o.attempt, o.traceparent, o.solo, o.command, o.priority
+    select due.job_id
+      from unnest(%(highs)s::smallint[], %(lows)s::smallint[], %(sinces)s::timestamptz[]) as s(high, low, since)
+     cross join lateral (
+         select o.job_id from haulier.outbox o
+          where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.priority between s.low and s.high
+            and o.due_at between s.since and now() and o.command = any(%(known)s)
+          order by o.priority desc, o.due_at limit (select rows from room) for update skip locked) due
+     limit (select rows from room)),
+claimed as (
+    update haulier.outbox o
+       set announced_at = clock_timestamp(), announcements = o.announcements + 1
+     where o.job_id = any(array(select job_id from next))
+    returning o.job_id, o.attempt, o.traceparent, o.solo, o.command, o.priority, o.due_at)
+select now(), room.rows, room.stuck, room.first, claimed.* from room left join claimed on true
 """
+START = Start()
 
 
-def claim(tx: Tx, queue: str, known: Sequence[str], *, window: int, limit: int) -> list[Claimed]:
-    """Mark up to `limit` due rows of a queue as announced and return them, the most urgent first, keeping at most `window` announced
-    and not begun.
-    """
-    rows = tx.execute(CLAIM, {"queue": queue, "known": list(known), "window": window, "limit": limit})
-    return [Claimed(*row[:5]) for row in sorted(rows, key=_urgency)]
+def claim(tx: Tx, queue: str, known: Sequence[str], *, window: int, limit: int, start: Start = START) -> Claim:
+    """Mark up to `limit` due rows of a queue as announced, the most urgent first, keeping at most `window` announced and not begun."""
+    highs, lows, sinces = zip(*start.stretches, strict=True)
+    found = tx.execute(
+        CLAIM,
+        {
+            "queue": queue,
+            "known": list(known),
+            "window": window,
+            "limit": limit,
+            "highs": list(highs),
+            "lows": list(lows),
+            "sinces": [_text(since) for since in sinces],
+            "announced_since": _text(start.announced_since),
+            "stuck": start.stuck,
+        },
+    ).fetchall()
+    at, room, stuck, first_announced = found[0][:4]
+    rows = sorted((row[4:] for row in found if row[4] is not None), key=_urgency)
+    reached: dict[int, datetime] = {}
+    for *_, priority, due_at in rows:
+        reached[priority] = max(due_at, reached.get(priority, due_at))
+    return Claim([Claimed(*row[:5]) for row in rows], at, len(rows) < room, reached, stuck, first_announced)
 
 
-def _urgency(row: tuple[UUID, int, str | None, bool, str, int]) -> tuple[int, UUID]:
+def _urgency(row: tuple[UUID, int, str | None, bool, str, int, datetime]) -> tuple[int, UUID]:
     return -row[5], row[0]
 
 

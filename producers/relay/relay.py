@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -26,6 +28,7 @@ from ledger import outbox, workers
 from ledger.connection import Database
 from ledger.outbox import Claimed
 from producers.relay import metrics
+from producers.relay.marks import SLACK, Marks, Pace
 from producers.relay.window import SECONDS as WINDOW_SECONDS
 from producers.relay.window import Window
 
@@ -65,12 +68,18 @@ class Relay:
         self._crew = workers.Crew(frozenset(), {})
         self._shares: dict[str, int] = {}
         self._windows: dict[str, Window] = {}
+        self._marks: defaultdict[str, Marks] = defaultdict(Marks)
+        self._staged_since: datetime | None = None
+        self._stage_pace = Pace()
+        self._lag_pace = Pace()
+        self._again_pace = Pace()
         self._empty_before: dict[str, bool] = {}
         self._refresh_at = 0.0
         self._look_again_at = time.monotonic() + LOOK_AGAIN_EVERY
         self._asleep = False
         self._busy_passes = 0
         self._claimed_at = 0.0
+        self._latest: datetime | None = None
 
     def stop(self) -> None:
         self._stop.set()
@@ -98,10 +107,11 @@ class Relay:
             now = time.monotonic()
             if now >= self._refresh_at:
                 self._refresh(tx)
-            if now >= self._look_again_at:
-                self._look_again(tx)
+            if now >= self._look_again_at and self._again_pace.is_due():
+                with self._again_pace.timed():
+                    self._look_again(tx)
             carried = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
-            staged = outbox.stage(tx, CLAIM_ROWS)  # after carrying: who has woken it is in more of a hurry
+            staged = self._stage(tx)  # after carrying: who has woken it is in more of a hurry
             for changed in staged:
                 self._changes.tell(*changed)
             metrics.STAGED.inc(len(staged))
@@ -110,7 +120,7 @@ class Relay:
 
     def _carry(self, tx: psycopg.Connection[Any], queue: str) -> int:
         window = self._windows[queue]
-        claimed = outbox.claim(tx, queue, list(self._crew.commands), window=window.size, limit=CLAIM_ROWS)
+        claimed = self._claim(tx, queue, window.size)
         if not claimed:
             return 0
         reach("relay.after_claim")
@@ -124,6 +134,31 @@ class Relay:
         metrics.ANNOUNCED.labels(queue).inc(len(claimed))
         return len(claimed)
 
+    def _claim(self, tx: psycopg.Connection[Any], queue: str, window: int) -> list[Claimed]:
+        """From the beginning while that is cheap, else from the marks."""
+        marks = self._marks[queue]
+        start = outbox.START if marks.pace.is_due() else marks.start()
+        with marks.pace.timed() if start is outbox.START else nullcontext():
+            claim = outbox.claim(tx, queue, list(self._crew.commands), window=window, limit=CLAIM_ROWS, start=start)
+        marks.note(start, claim)
+        self._latest = claim.at
+        return claim.rows
+
+    def _stage(self, tx: psycopg.Connection[Any]) -> list[outbox.Changed]:
+        """The same for what becomes due."""
+        if self._stage_pace.is_due():
+            self._staged_since = None
+        with self._stage_pace.timed() if self._staged_since is None else nullcontext():
+            staged = outbox.stage(tx, CLAIM_ROWS, self._staged_since)
+        if len(staged) < CLAIM_ROWS and self._latest is not None:
+            self._staged_since = self._latest - SLACK
+        return staged
+
+    def _look_from_the_beginning(self) -> None:
+        """At the next claims: something may be before the marks."""
+        for marks in self._marks.values():
+            marks.pace.hurry()
+
     def _land(self, tx: psycopg.Connection[Any], *, wait: bool = False) -> None:
         """Look at the batches whose confirms are in, oldest first; `wait` for at least one."""
         while self._flying and (wait or self._flying[0][1].done()):
@@ -133,6 +168,7 @@ class Relay:
             ids = [job.job_id for failed in unconfirmed for job in failed.message.jobs]
             if ids:
                 outbox.unmark(tx, ids)
+                self._look_from_the_beginning()
             self._flying.popleft()  # not before it is unmarked: the database may have gone away
             if ids:
                 metrics.UNCONFIRMED.inc(len(ids))
@@ -142,16 +178,23 @@ class Relay:
     def _refresh(self, tx: psycopg.Connection[Any]) -> None:
         """Once a second: which commands somebody can run, which are short, which queues there are."""
         self._refresh_at = time.monotonic() + REFRESH_EVERY
-        self._crew = workers.crew(tx, self._settings.lease)
+        crew = workers.crew(tx, self._settings.lease)
+        if crew.commands != self._crew.commands:
+            self._look_from_the_beginning()
+        self._crew = crew
         self._shares = {command: share(mean) for command, mean in workers.run_times(tx).items()}
         for command, queue in workers.queues(tx).items():
             self._windows.setdefault(queue, Window()).allow(self._shares.get(command, 1))
         workers.register(tx, self._id, "relay", RELEASE)  # and not only a heartbeat: it may have been taken for dead
         again = outbox.unmark_of_lost_relays(tx, self._settings.lease)
         if again:
+            self._look_from_the_beginning()
             log.warning("a relay is gone; what it announced is announced again", jobs=again)
+        if self._lag_pace.is_due():
+            with self._lag_pace.timed():
+                for queue in self._windows:
+                    metrics.LAG.labels(queue).set(outbox.oldest(tx, queue))
         for queue in self._windows:
-            metrics.LAG.labels(queue).set(outbox.oldest(tx, queue))
             self._transport.depth(queue)  # asked now: the answer is there, and fresh, when it is looked at
 
     def _look_again(self, tx: psycopg.Connection[Any]) -> None:
@@ -164,6 +207,7 @@ class Relay:
             )
             self._empty_before[queue] = empty
             if again:
+                self._marks[queue].pace.hurry()
                 metrics.AGAIN.labels(queue).inc(again)
                 log.warning("announced and not begun; announcing again", queue=queue, jobs=again)
 

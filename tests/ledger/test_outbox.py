@@ -16,7 +16,7 @@ pytestmark = pytest.mark.every_postgres
 
 
 def claim(books: Books, tx=None, known=("test.run",), window=100, limit=100):
-    return [row.job_id for row in outbox.claim(tx or books.tx, "test", known, window=window, limit=limit)]
+    return [row.job_id for row in outbox.claim(tx or books.tx, "test", known, window=window, limit=limit).rows]
 
 
 def test_two_relays_never_claim_the_same_row(books: Books):

@@ -45,7 +45,7 @@ def test_claim_begin_and_settle_go_by_their_keys_even_with_plans_made_for_empty_
 def one_round(books: Books, hot: Tx, handlers: Tx) -> None:
     """Five jobs: one is completed by itself, two together, one fails, one is asked for by who has begun it."""
     books.submit(5)
-    names = [(row.job_id, row.attempt) for row in outbox.claim(hot, "test", ["test.run"], window=100, limit=5)]
+    names = [(row.job_id, row.attempt) for row in outbox.claim(hot, "test", ["test.run"], window=100, limit=5).rows]
     one, two, three, four, five = (job.job_id for job in attempts.begin(hot, books.worker, names, TIMEOUTS)[0])
     attempts.complete(handlers, Lease(one, 1, books.worker), None)
     attempts.complete_many(hot, books.worker, [Success(two, 1), Success(three, 1)])

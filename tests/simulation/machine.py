@@ -218,7 +218,7 @@ class Machine(RuleBasedStateMachine):
         self.wire += [] if lost else self.claim()
 
     def claim(self) -> list[tuple[UUID, int]]:
-        claimed = outbox.claim(self.tx, QUEUE, list(HANDLERS), window=100, limit=100)
+        claimed = outbox.claim(self.tx, QUEUE, list(HANDLERS), window=100, limit=100).rows
         for row in claimed:
             known = self.world.jobs[row.job_id]
             assert (known.state, row.attempt) == ("queued", known.attempt + 1)
