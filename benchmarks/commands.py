@@ -12,9 +12,9 @@ from pipelines.many import Together, handles_many
 from pipelines.run import Run
 
 QUEUE = "bench"
-INSERT = effect.INSERT.format("%s")
-UPDATE = effect.UPDATE.format("%s")
-MANY = effect.MANY.format("%s", "%s")
+INSERT = effect.INSERT.format("$1")
+UPDATE = effect.UPDATE.format("$1")
+MANY = effect.MANY.format("$1", "$2")
 
 
 class _Numbered(Command):
@@ -61,16 +61,14 @@ def run_shared(command: Shared, run: Run) -> None:
 @handles_many(Many, queue=QUEUE)
 def run_many(commands: Sequence[Many], together: Together) -> None:
     numbers = [command.number for command in commands]
-    with together.cursor() as db:
-        db.execute(MANY, (numbers, [command.account for command in commands]))
+    together.defer(MANY, numbers, [command.account for command in commands])
     for number in numbers:
         own_writer().end(number)
 
 
 def have_effect(command: Durable | Shared, run: Run) -> None:
-    with run.cursor() as db:
-        if db.execute(INSERT, (command.number,)).rowcount:
-            db.execute(UPDATE, (command.account,))
+    if run.execute(INSERT, command.number).rowcount:
+        run.defer(UPDATE, command.account)
 
 
 HANDLERS: dict[str, Handler] = {handler.name: handler for handler in (run_noop, run_durable, run_shared, run_many)}

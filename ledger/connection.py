@@ -17,7 +17,7 @@ from typing import Any, LiteralString, TypeVar, cast
 
 import orjson
 import psycopg
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.rows import class_row
 from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
@@ -25,6 +25,8 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy import Connection as SqlalchemyConnection
 from sqlalchemy.exc import DBAPIError
 
+from ledger import libpq
+from ledger.lent import LentConnection, lend
 from ledger.roles import Role
 
 set_json_loads(orjson.loads)
@@ -95,7 +97,7 @@ class Database:
         with self._lock:
             if self._handlers is None:
                 self._handlers = self._create(Role.HANDLER if self.role else None, "READ COMMITTED", 0)
-                event.listen(self._handlers, "do_connect", _lend)
+                event.listen(self._handlers, "do_connect", lend)
             return self._handlers
 
     @contextlib.contextmanager
@@ -200,25 +202,6 @@ def _prepare(connection: Any, _record: Any = None) -> None:
     connection.prepare_threshold = 0
 
 
-class LentConnection(psycopg.Connection[Any]):
-    """A connection that handlers are given, through SQLAlchemy or as it is: they do not end its transactions."""
-
-    #: How often somebody tried.
-    ended = 0
-
-    def commit(self) -> None:
-        self.ended += 1
-        raise RuntimeError("the commit of run.transaction() is the job's completion, and not the handler's to make; nothing is committed")
-
-    def rollback(self) -> None:
-        self.ended += 1
-        super().rollback()
-
-
-def _lend(_dialect: Any, _record: Any, arguments: Any, named: Any) -> LentConnection:
-    return LentConnection.connect(*arguments, **named)
-
-
 class JsonText(TextLoader):
     """Loads a jsonb column as its text, for those who parse it with a schema of their own."""
 
@@ -287,13 +270,9 @@ def send(connection: psycopg.Connection[Any], commands: bytes) -> None:
 
     It costs a third of the driver's own way, which is made for more: a difference that every job pays.
     """
-    result = connection.pgconn.exec_(commands)
-    if result.status not in _WELL:
-        error = psycopg.errors.error_from_result(result, connection.info.encoding)
-        raise error if error.sqlstate else psycopg.OperationalError(str(error))
-
-
-_WELL = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
+    if isinstance(connection, LentConnection):
+        commands = connection.take_deferred() + commands
+    libpq.call(connection, commands)
 
 
 def shut(connection: psycopg.Connection[Any]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar, Unpack
+from typing import Any, LiteralString, TypeVar, Unpack
 
-from psycopg import Cursor
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from pipelines.command import Command, Handler, Policy, tie
-from pipelines.run import Run
+from pipelines.run import Answer, Run
 
 C = TypeVar("C", bound=Command)
 Many = Callable[[Sequence[C], "Together"], Sequence[Any] | None]
@@ -28,9 +27,13 @@ class Together:
         """The one transaction of all of them: it commits together with their completions, or not at all."""
         return self.runs[0].transaction()
 
-    def cursor(self) -> AbstractContextManager[Cursor[Any]]:
-        """The same through the driver."""
-        return self.runs[0].cursor()
+    def execute(self, statement: LiteralString, *values: Any) -> Answer:
+        """One statement of it, as `Run.execute`."""
+        return self.runs[0].execute(statement, *values)
+
+    def defer(self, statement: LiteralString, *values: Any) -> None:
+        """One whose answer nobody needs, as `Run.defer`."""
+        self.runs[0].defer(statement, *values)
 
     def session(self) -> AbstractContextManager[Session]:
         """The same through the ORM."""

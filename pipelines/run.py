@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, LiteralString, Protocol
 from uuid import UUID
 
-from psycopg import Cursor
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
@@ -20,6 +19,16 @@ class Refused(Exception):
 
     Only after such a recorded refusal may a replay call it again under a new key.
     """
+
+
+class Answer(Protocol):
+    """What a statement gave. `rowcount`: how many rows there are, or were changed."""
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]: ...
+
+    @property
+    def rowcount(self) -> int: ...
 
 
 class Run(Protocol):
@@ -52,8 +61,16 @@ class Run(Protocol):
         """
         ...
 
-    def cursor(self) -> AbstractContextManager[Cursor[Any]]:
-        """The same transaction through the driver, psycopg: a statement costs the client half of what it costs through SQLAlchemy."""
+    def execute(self, statement: LiteralString, *values: Any) -> Answer:
+        """One statement of the same transaction, with Postgres' own placeholders (`$1`), prepared once: for small jobs that run by the thousand.
+        It costs the client a quarter of what it costs through SQLAlchemy. Raises psycopg's errors.
+        """
+        ...
+
+    def defer(self, statement: LiteralString, *values: Any) -> None:
+        """The same for a statement whose answer nobody needs: it goes with the next one, or with the job's completion, in the same round trip.
+        That is also where its error is raised.
+        """
         ...
 
     def read(self) -> AbstractContextManager[Connection]:

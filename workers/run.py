@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, LiteralString, cast
 from uuid import UUID
 
 import orjson
@@ -21,7 +21,8 @@ from config.failpoints import reach
 from config.ids import uuid7
 from ledger import attempts, calls, jobs
 from ledger.attempts import Begun, Lease
-from ledger.connection import LentConnection, driver_of, is_open, opening, send
+from ledger.connection import driver_of, is_open, opening, send
+from ledger.lent import Answer, LentConnection
 from pipelines.command import Command, Handler, Snoozed
 from pipelines.run import Refused
 from workers.outcome import NeedsReviewError, storable
@@ -108,10 +109,17 @@ class AttemptRun:
                 send(self.driver, opening(self._begun.tenant_id))
         return contextlib.nullcontext(self.open)  # it ends with the attempt
 
-    def cursor(self) -> psycopg.Cursor[Any]:
-        self.transaction()
+    def execute(self, statement: LiteralString, *values: Any) -> Answer:
+        return self._own().ask(statement, *values)
+
+    def defer(self, statement: LiteralString, *values: Any) -> None:
+        self._own().defer(statement, *values)
+
+    def _own(self) -> LentConnection:
+        if self.driver is None:
+            self.transaction()
         assert self.driver is not None
-        return self.driver.cursor()
+        return self.driver
 
     def join(self, first: AttemptRun) -> None:
         """Have a part in the transaction that another job's run has open."""

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import attempts
+from ledger.connection import driver_of
 from pipelines.command import handles
 from pipelines.run import Refused
 from tests.workers.commands import After, Do, after, doing, note
@@ -159,11 +160,12 @@ def test_what_a_handler_commits_by_itself_is_noticed_whatever_it_does_then(shop)
     assert there.value("select count(*) from haulier.jobs where command = 'test.after'") == 0
 
 
-def test_the_drivers_cursor_is_in_the_same_transaction(shop):
+def test_plain_statements_are_in_the_same_transaction(shop):
     def handler(command, run):
-        with run.cursor() as db:
-            db.execute("insert into effects values (%s, 'by the driver')", (run.job_id,))
+        assert run.execute("insert into effects values ($1, 'at once')", run.job_id).rowcount == 1
+        run.defer("insert into effects values ($1, 'deferred')", run.job_id)
         note(run)
+        run.defer("insert into effects values ($1, 'with the end')", run.job_id)
         if command.n:
             raise ValueError("no")
 
@@ -171,7 +173,7 @@ def test_the_drivers_cursor_is_in_the_same_transaction(shop):
     there.run(Do())
     there.run(Do(n=1))
 
-    assert there.value("select array_agg(what order by what) from effects") == ["by the driver", "done"]
+    assert there.value("select array_agg(what order by what) from effects") == ["at once", "deferred", "done", "with the end"]
     assert there.value("select count(distinct xmin::text) from effects") == 1
 
 
@@ -179,8 +181,8 @@ def test_the_drivers_cursor_is_in_the_same_transaction(shop):
 def test_a_commit_of_its_own_is_refused_a_handler_before_it_happens(shop, by):
     def handler(_command, run):
         note(run)
-        with run.transaction() as db, run.cursor() as cursor:
-            (db if by == "SQLAlchemy" else cursor.connection).commit()
+        with run.transaction() as db:
+            (db if by == "SQLAlchemy" else driver_of(db)).commit()
 
     there = shop(doing(handler))
     job = there.run(Do())
@@ -196,12 +198,12 @@ def test_what_a_handler_does_behind_the_end_of_its_transaction_is_no_effect(shop
     of, _, ending = end.partition("'s ")
 
     def handler(command, run):
-        with run.transaction() as db, run.cursor() as cursor:
+        with run.transaction() as db:
             if command.n == 1:
                 with contextlib.suppress(RuntimeError):
-                    getattr(db if of == "SQLAlchemy" else cursor.connection, ending)()
-                cursor.execute("insert into effects values (%s, 'behind the end')", (run.job_id,))
-            cursor.execute("insert into effects values (%s, 'done')", (run.job_id,))
+                    getattr(db if of == "SQLAlchemy" else driver_of(db), ending)()
+                run.execute("insert into effects values ($1, 'behind the end')", run.job_id)
+            run.execute("insert into effects values ($1, 'done')", run.job_id)
 
     there = shop(doing(handler))
     ids = there.submit(*(Do(n=n) for n in range(4)))
@@ -230,8 +232,8 @@ def test_an_error_of_a_statement_that_its_handler_hides_is_named(shop):
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_what_a_handler_ends_through_the_driver_is_noticed_as_well(shop, end):
     def handler(_command, run):
-        with run.cursor() as db:
-            db.execute(end)
+        with run.transaction() as db:
+            driver_of(db).execute(end)
 
     job = shop(doing(handler)).run(Do())
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg.errors import UniqueViolation
 from pydantic import BaseModel, model_serializer
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -416,10 +417,9 @@ def test_a_set_that_waits_for_a_row_gives_up_soon_and_its_jobs_wait_by_themselve
 
     def handler(_command, run):
         tries.append(run.job_id)
-        with run.cursor() as db:
-            db.execute("update account set n = n + 1")
-            if len(tries) == 1:
-                raise AssertionError("somebody held the row")
+        run.execute("update account set n = n + 1")
+        if len(tries) == 1:
+            raise AssertionError("somebody held the row")
         note(run)
 
     there = shop(sharing(handler))
@@ -479,3 +479,28 @@ def test_shares_halve_down_to_two():
     assert shares.most(handler) == 2
     shares.went_well(handler)
     assert shares.most(handler) == 3
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_deferred_statement_that_fails_is_its_own_jobs_failure(shop, hides):
+    """It is sent, and fails, with a statement of the next job, whose handler may even take it for its own."""
+
+    def handler(command, run):
+        with contextlib.suppress(UniqueViolation) if hides else contextlib.nullcontext():
+            run.execute("insert into effects values ($1, 'at once')", run.job_id)
+        if command.n == 1:
+            run.defer("insert into taken values (1)")
+
+    there = shop(sharing(handler))
+    with there.database.plumbing() as tx:
+        tx.execute("create table taken (n integer primary key)")
+        tx.execute("grant all on taken to public")
+        tx.execute("insert into taken values (1)")
+    ids = there.submit(*(Do(n=n) for n in range(4)))
+
+    there.deliver(*ids)
+
+    assert ends(there, ids) == ["succeeded", "scheduled", "succeeded", "succeeded"]
+    assert [there.job(job_id).failures for job_id in ids] == [0, 1, 0, 0]
+    assert "taken_pkey" in there.job(ids[1]).error["message"]
+    assert there.value("select array_agg(job_id order by job_id) from effects") == sorted([ids[0], *ids[2:]])
