@@ -211,7 +211,10 @@ def announce_sets(rig: Rig) -> list[UUID]:
 
 
 def crash_workers_at_work(rig: Rig, upkeep_died: Callable[[], bool]) -> UUID:
-    """Kill a worker, its runner too, so that only upkeep can rescue what it held. Returns when the job has ended, or upkeep has died of it."""
+    """Kill a worker, its runner too, so that only upkeep can rescue what it held. Returns when the job has ended, or upkeep has died of it.
+    Not before the ones before it have ended: a suspect that runs alone, and whose process dies again, is blamed for it.
+    """
+    rig.wait_until_final(list(rig.accepted))
     job = rig.submit("crash.wait", {})
     eventually(lambda: f"{job}/1" in rig.sink.arrived, 20, rig.logs)
     rig.sink.let_through(*(f"{job}/{attempt}" for attempt in range(1, 9)))

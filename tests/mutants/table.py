@@ -86,8 +86,8 @@ MUTANTS = (
     Mutant(
         "the relay reads the outbox by a cursor",
         "ledger/outbox.py",
-        "where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.due_at <= now() and o.command = any(%(known)s)",
-        "where o.queue = %(queue)s and o.announced_at is null and not o.scheduled and o.due_at <= now() and o.command = any(%(known)s)\n"
+        "            and o.due_at between s.since and now() and o.command = any(%(known)s)",
+        "            and o.due_at between s.since and now() and o.command = any(%(known)s)\n"
         "       and o.job_id > all(select job_id from haulier.outbox where announced_at is not null)",
         "tests/ledger/test_outbox.py::test_an_unconfirmed_row_is_claimed_again[embedded]",
     ),
