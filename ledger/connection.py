@@ -93,10 +93,12 @@ class Database:
 
     @property
     def handlers(self) -> Engine:
-        """An engine of its own for handlers: their transactions may take longer than ours, up to the attempt's own timeout."""
+        """An engine of its own for handlers: their transactions may take longer than ours, up to the attempt's own timeout. Each thread keeps one of
+        its connections, so there are as many as threads.
+        """
         with self._lock:
             if self._handlers is None:
-                self._handlers = self._create(Role.HANDLER if self.role else None, "READ COMMITTED", 0)
+                self._handlers = self._create(Role.HANDLER if self.role else None, "READ COMMITTED", 0, bounded=False)
                 event.listen(self._handlers, "do_connect", lend)
             return self._handlers
 
@@ -162,7 +164,7 @@ class Database:
                 engine.dispose()
         self.watchdog.close()
 
-    def _create(self, role: Role | None, isolation: str, statement: float, options: str = "") -> Engine:
+    def _create(self, role: Role | None, isolation: str, statement: float, options: str = "", *, bounded: bool = True) -> Engine:
         arguments = self._arguments(role, statement)
         arguments["options"] += options
         engine = create_engine(
@@ -170,7 +172,7 @@ class Database:
             isolation_level=cast("Any", isolation),
             connect_args=arguments,
             pool_size=self._size,
-            max_overflow=self._size,
+            max_overflow=self._size if bounded else -1,
             pool_timeout=self.deadlines.call,
             pool_use_lifo=True,
         )

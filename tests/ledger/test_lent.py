@@ -12,7 +12,7 @@ import pytest
 from psycopg.errors import DivisionByZero, InFailedSqlTransaction, UndefinedTable, UniqueViolation
 from psycopg.types.json import Jsonb
 
-from ledger.connection import send
+from ledger.connection import Database, Deadlines, driver_of, send
 from ledger.lent import MOST_PREPARED, LentConnection
 
 PREPARED = "select count(*) from pg_prepared_statements where name like 'haulier%'"
@@ -203,3 +203,10 @@ def test_a_connection_that_is_gone_says_so_as_an_outage(lent, books):
     books.tx.execute("select pg_terminate_backend(%s)", (lent.info.backend_pid,))
     with pytest.raises(psycopg.OperationalError):
         lent.ask("select 1")
+
+
+def test_each_of_many_threads_is_lent_one(books):
+    with contextlib.closing(Database(books.database.url, size=1, deadlines=Deadlines(call=1))) as database, contextlib.ExitStack() as lent:
+        ids = {driver_of(lent.enter_context(database.handlers.connect())).info.backend_pid for _ in range(12)}
+
+    assert len(ids) == 12
