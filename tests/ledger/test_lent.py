@@ -165,7 +165,7 @@ def test_statements_that_the_driver_throws_away_are_prepared_again(lent, by):
         ("select $1::text", (object(),), psycopg.ProgrammingError),
         ("select 1; select 2", (), psycopg.errors.SyntaxError),
     ],
-    ids=str,
+    ids=["no table", "division by zero", "too few values", "too many values", "NUL", "no value", "two statements"],
 )
 def test_a_mistake_is_an_error_of_the_driver(lent, statement, values, error):
     with pytest.raises(error):
