@@ -418,8 +418,6 @@ def test_a_set_that_waits_for_a_row_gives_up_soon_and_its_jobs_wait_by_themselve
     def handler(_command, run):
         tries.append(run.job_id)
         run.execute("update account set n = n + 1")
-        if len(tries) == 1:
-            raise AssertionError("somebody held the row")
         note(run)
 
     there = shop(sharing(handler))
