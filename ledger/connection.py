@@ -273,8 +273,9 @@ def send(connection: psycopg.Connection[Any], commands: bytes) -> None:
     It costs a third of the driver's own way, which is made for more: a difference that every job pays.
     """
     if isinstance(connection, LentConnection):
-        commands = connection.take_deferred() + commands
-    libpq.call(connection, commands)
+        connection.send(commands)
+    else:
+        libpq.call(connection, commands)
 
 
 def shut(connection: psycopg.Connection[Any]) -> None:

@@ -50,7 +50,7 @@ class LentConnection(psycopg.Connection[Any]):
         Raises psycopg's errors. It costs the client a third of a cursor's way: no conversion of placeholders, no cursor, one call of libpq.
         """
         commands = self._execution(statement, values)
-        result = self._call(self.take_deferred() + commands)
+        result = self._call(commands)
         if not result.nfields:
             return Answer(rowcount=result.command_tuples or 0)
         loader = Transformer(self)
@@ -62,10 +62,13 @@ class LentConnection(psycopg.Connection[Any]):
         commands = self._execution(statement, values)  # which may send what is deferred so far
         self._deferred += commands + b"; "
 
-    def take_deferred(self) -> bytes:
-        """What is to be sent in front of the next commands."""
-        deferred, self._deferred = self._deferred, b""
-        return deferred
+    def send(self, commands: bytes) -> PGresult:
+        """Run commands after what was deferred, in one round trip; returns what the last of them gave. Raises psycopg's errors."""
+        try:
+            return libpq.call(self, self._take_deferred() + commands)
+        except psycopg.errors.InvalidSqlStatementName:  # somebody has thrown them away (`discard all`)
+            self._names.clear()
+            raise
 
     def wait(self, *arguments: Any, **named: Any) -> Any:
         """What the driver does by itself comes after what was deferred."""
@@ -89,16 +92,16 @@ class LentConnection(psycopg.Connection[Any]):
 
     def _catch_up(self) -> None:
         if self._deferred:
-            self._call(self.take_deferred())
+            self._call(b"")
 
     def _call(self, commands: bytes) -> PGresult:
         if self.pgconn.transaction_status == TransactionStatus.IDLE:  # somebody has ended it; the driver would begin one as well
-            commands = b"begin; " + commands
-        try:
-            return libpq.call(self, commands)
-        except psycopg.errors.InvalidSqlStatementName:  # somebody has thrown them away (`discard all`)
-            self._names.clear()
-            raise
+            self._deferred = b"begin; " + self._deferred
+        return self.send(commands)
+
+    def _take_deferred(self) -> bytes:
+        deferred, self._deferred = self._deferred, b""
+        return deferred
 
     def _execution(self, statement: str, values: tuple[Any, ...]) -> bytes:
         name = self._name_of(statement)

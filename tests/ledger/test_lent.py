@@ -139,6 +139,18 @@ def test_statements_that_somebody_has_thrown_away_are_prepared_again(lent):
     assert lent.ask("select 1").rows == [(1,)]
 
 
+def test_a_deferred_one_that_somebody_has_thrown_away_is_prepared_again_too(lent):
+    lent.ask("insert into numbers values ($1)", 1)
+    lent.execute("discard plans; deallocate all")
+    lent.defer("insert into numbers values ($1)", 2)
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        send(lent, b"commit")
+
+    send(lent, b"rollback; begin")
+    lent.defer("insert into numbers values ($1)", 3)
+    assert numbers(lent) == [3]
+
+
 @pytest.mark.parametrize("by", ["rollback", "drop"])
 def test_statements_that_the_driver_throws_away_are_prepared_again(lent, by):
     lent.prepare_threshold = 0
