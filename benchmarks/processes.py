@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ class Processes:
         self._logs = logs
         self._guard = Guard()
         self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._asked: dict[str, tuple[Sequence[str], Mapping[str, str]]] = {}
 
     def start(self, role: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with (self._logs / f"{role}.log").open("ab") as output:
@@ -34,7 +36,24 @@ class Processes:
             )  # fmt: skip
         self._guard.watch(process.pid, signal.SIGTERM)
         self._started[role] = process
+        self._asked[role] = command, environment
         return process
+
+    def kill(self, role: str) -> None:
+        """SIGKILL, to it and all that it started."""
+        process = self._started.pop(role)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._guard.forget(process.pid)
+
+    def start_again(self, role: str) -> None:
+        """Killed first, as it was started before."""
+        self.kill(role)
+        self.start(role, *self._asked[role])
+
+    def ended(self) -> list[str]:
+        return [role for role, process in self._started.items() if process.poll() is not None]
 
     def pids(self) -> dict[str, int]:
         return {role: process.pid for role, process in self._started.items()}
