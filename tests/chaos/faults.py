@@ -7,7 +7,9 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -158,6 +160,16 @@ def postgres_stopped(place: Place, chance: random.Random) -> Iterator[None]:
     place.postgres.stop()
     yield
     place.postgres.start()
+
+
+@contextmanager
+def flushes_failing(place: Place, chance: random.Random) -> Iterator[None]:
+    """The next flush of its log fails in whichever backend makes it: Postgres then gives up and recovers, for nobody knows what the disk has."""
+    backends = [row[0] for row in place.sql("select pid from pg_stat_activity where usename like 'chaos_%%'")]
+    command = ["strace", "-qq", "-e", "inject=fdatasync:error=EIO", "-o", "/dev/null", *(f"-p{backend}" for backend in backends)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
+        yield
+        tracer.terminate()
 
 
 @contextmanager
@@ -332,6 +344,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("postgres backend killed", "postgres", (1, 2), backend_killed, POSTGRES_AWAY),
         Fault("postgres killed", "postgres", (1, 3), postgres_killed, POSTGRES_AWAY),
         Fault("postgres stopped", "postgres", (10, 10), postgres_stopped, POSTGRES_AWAY),
+        Fault("flush fails", "postgres", (2, 3), flushes_failing, POSTGRES_AWAY),
         Fault("postgres backends terminated", "postgres", (1, 2), backends_terminated, POSTGRES_AWAY),
         Fault("table locked", "postgres", (4, 6), locked, POSTGRES_AWAY),
         Fault("connections limited", "postgres", (4, 6), limited, POSTGRES_AWAY),
@@ -361,7 +374,7 @@ FAULTS: Mapping[str, Fault] = {
             (*POSTGRES_AWAY, "lease lost", "leases lost", "taken back"),
         ),
         Fault("rabbitmq slow", "to rabbitmq", (5, 10), partial(poisoned, "rabbitmq", Toxic(latency=0.2, jitter=0.1)), SLOW),
-        Fault("rabbitmq silent", "to rabbitmq", (8, 14), partial(poisoned, "rabbitmq", Toxic(blackhole=True)), RABBITMQ_AWAY),
+        Fault("rabbitmq silent", "to rabbitmq", (12, 16), partial(poisoned, "rabbitmq", Toxic(blackhole=True)), RABBITMQ_AWAY),
         Fault("rabbitmq unreachable", "to rabbitmq", (3, 6), partial(poisoned, "rabbitmq", Toxic(down=True)), RABBITMQ_AWAY),
         Fault("rabbitmq connections reset", "to rabbitmq", (3, 6), partial(poisoned, "rabbitmq", Toxic(reset=0.02)), RABBITMQ_AWAY),
         Fault("rabbitmq cut", "to rabbitmq", (1, 2), partial(cut, "rabbitmq"), RABBITMQ_AWAY),
@@ -381,6 +394,9 @@ FAULTS: Mapping[str, Fault] = {
 
 def missing() -> dict[str, str]:
     """Faults that cannot be made on this machine, and why."""
+    found: dict[str, str] = {}
     if faketime() is None:
-        return {name: "there is no libfaketime (apt-get install faketime)" for name in FAULTS if "clock" in name}
-    return {}
+        found |= {name: "there is no libfaketime (apt-get install faketime)" for name in FAULTS if "clock" in name}
+    if shutil.which("strace") is None or os.geteuid() != 0:
+        found["flush fails"] = "it takes strace (apt-get install strace) and root"
+    return found

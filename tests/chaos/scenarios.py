@@ -45,7 +45,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "F6": Scenario("the answer to a COMMIT is lost", faults=("commit's answer lost", "statement's answer lost")),
     "F7": Scenario("the disk of the WAL is full", by="python -m tests.chaos.disk"),
     "F8": Scenario("the disk of the tables is full", by="python -m tests.chaos.disk"),
-    "F9": Scenario("fsync fails", absent="needs strace on Postgres, which is not everywhere allowed"),
+    "F9": Scenario("fsync fails", faults=("flush fails",)),
     "F10": Scenario("connections run out", faults=("connections limited",)),
     "F11": Scenario("a table is locked; statements deadlock", ("tests/workers/test_together.py",), ("table locked",)),
     "F12": Scenario("a standby is promoted", by="python -m tests.chaos.standby"),
@@ -100,7 +100,9 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "F36": Scenario("hostile payloads", ("tests/intake/test_hostile.py", "tests/intake/test_strict_json.py")),
     "F37": Scenario(
-        "two releases at once", ("tests/workers/test_executor.py::test_a_worker_leaves_a_version_that_it_does_not_know_to_one_that_does",)
+        "two releases at once",
+        ("tests/workers/test_executor.py::test_a_worker_leaves_a_version_that_it_does_not_know_to_one_that_does",),
+        by="python -m tests.chaos.rolling",
     ),
     "F38": Scenario("five relays", ("tests/relay/test_relay.py::test_five_relays_announce_each_job_once",)),
     "F39": Scenario(
@@ -111,7 +113,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         "services outside fail", ("tests/orders/test_breaker.py",),
         ("outside away", "outside fails after it has done its part", "outside too busy"),
     ),
-    "F42": Scenario("three times the load, and an outage", absent="a measurement of half a minute at full speed: make bench shows the rate"),
+    "F42": Scenario("three times the load, and an outage", by="python -m tests.chaos.overload"),
     "F43": Scenario("one tenant submits ten thousand", ("tests/intake/test_limits.py",)),
     "F44": Scenario("receivers of webhooks misbehave", ("tests/webhooks/test_delivering.py",)),
     "F45": Scenario("a worker runs out of files", faults=("worker out of files",)),
