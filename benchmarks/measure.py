@@ -138,7 +138,7 @@ def latency(contender: Contender, place: Place, servers: dict[str, int], name: s
 
 def _do_one(contender: Contender, place: Place, number: int, *, before: int) -> float:
     started = contender.submit_one(number)
-    await_(lambda: place.reader.count() > before, f"job {number}", place, seconds=20, pause=0.001)
+    await_(lambda: place.reader.count() > before, f"job {number}", place, seconds=20, pause=0.01)
     return started
 
 

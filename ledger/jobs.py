@@ -14,6 +14,8 @@ from uuid import UUID
 import orjson
 from psycopg import Connection
 
+from ledger import notices
+
 Tx = Connection[Any]
 
 
@@ -86,8 +88,9 @@ told as (
       from wishes w where (w.id in (select id from accepted)) is true)
 """
 _WAKE: LiteralString = """
-       (select pg_notify('haulier_relay', '') from haulier.workers
-         where %(wake)s and kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1)
+       (select pg_notify('haulier_relay', (array_agg(id))[1] || ' ' || %(notice)s) from haulier.workers
+         where %(notice)s::text is not null and kind = 'relay' and stopped_at is null and seen_at > now() - interval '10 seconds'
+        having bool_and(asleep))
   from accepted
 """
 _ANSWER: LiteralString = "select id, submitted_at, due_at," + _WAKE
@@ -118,12 +121,12 @@ def submit(tx: Tx, submissions: Sequence[Submission], *, wake: bool = False) -> 
     """Write all of them. Returns those that are new, by id: the others' idempotency key is taken, or (a COMMIT of unknown outcome
     repeated) the very same id is there already; `find_key` and `exists` tell which. Does not look at `unique`: see `ledger.unique`.
 
-    `wake` notifies a relay that sleeps with the commit. Only for a transaction that does nothing else and that few write at a time: those
+    `wake` notifies a relay with the commit if all of them sleep. Only for a transaction that does nothing else and that few write at a time: those
     which notify commit one after the other. While there is a stream of submissions no relay sleeps, and nobody notifies.
     """
     rows = orjson.dumps([_row(wish) for wish in submissions])
     statement = SUBMIT_WITH_CALLBACKS if any(wish.callback for wish in submissions) else SUBMIT
-    found = tx.execute(statement, {"rows": rows.decode(), "wake": wake})
+    found = tx.execute(statement, {"rows": rows.decode(), "notice": _notice(submissions) if wake else None})
     return {row[0]: Times(row[1], row[2]) for row in found}
 
 
@@ -132,9 +135,18 @@ def submit_set(tx: Tx, submissions: Sequence[Submission], *, wake: bool = False)
     if any(wish.callback for wish in submissions):
         return set(submit(tx, submissions, wake=wake))
     rows = orjson.dumps([_row(wish) for wish in submissions])
-    found = tx.execute(SUBMIT_SET, {"rows": rows.decode(), "wake": wake, "number": len(submissions)}).fetchone()
+    found = tx.execute(SUBMIT_SET, {"rows": rows.decode(), "notice": "" if wake else None, "number": len(submissions)}).fetchone()
     assert found is not None
     return {wish.id for wish in submissions} if found[0] is None else set(found[0])
+
+
+def _notice(submissions: Sequence[Submission]) -> str:
+    """Of a job that comes alone and may begin at once; else nothing."""
+    match submissions:
+        case [wish] if wish.run_at is None and not wish.delay:
+            return notices.write(notices.NewJob(wish.id, wish.queue, wish.command, wish.traceparent))
+        case _:
+            return ""
 
 
 def _row(wish: Submission) -> dict[str, Any]:

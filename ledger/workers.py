@@ -57,16 +57,15 @@ def set_asleep(tx: Tx, worker_id: UUID, asleep: bool) -> None:
     tx.execute("update haulier.workers set asleep = %s, seen_at = now() where id = %s", (asleep, worker_id))
 
 
-CHANNEL = "haulier_relay"
-
 WAKE = """
-select pg_notify('haulier_relay', '') from haulier.workers
- where kind = 'relay' and asleep and seen_at > now() - interval '10 seconds' limit 1
+select pg_notify('haulier_relay', (array_agg(id))[1]::text) from haulier.workers
+ where kind = 'relay' and stopped_at is null and seen_at > now() - interval '10 seconds'
+having bool_and(asleep)
 """
 
 
 def wake(tx: Tx) -> bool:
-    """Notify the relays if one sleeps. Not in a transaction that others write with, too: those which notify commit one after the other."""
+    """Notify a relay if all of them sleep. Not in a transaction that others write with, too: those which notify commit one after the other."""
     return tx.execute(WAKE).fetchone() is not None
 
 

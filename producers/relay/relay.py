@@ -8,11 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -24,8 +25,9 @@ from config.outage import ride_out
 from config.settings import RELEASE, Settings
 from config.transport import Transport, Unconfirmed
 from config.transport.message import Announcement, Message
-from ledger import outbox, workers
+from ledger import notices, outbox, workers
 from ledger.connection import Database
+from ledger.notices import NewJob
 from ledger.outbox import Claimed
 from producers.relay import metrics
 from producers.relay.marks import SLACK, Marks, Pace
@@ -64,7 +66,10 @@ class Relay:
         self._stop = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
         self._listener: psycopg.Connection[Any] | None = None
-        self._flying: deque[tuple[list[Claimed], Future[list[Unconfirmed]]]] = deque()
+        self._flying: deque[Future[list[Unconfirmed]]] = deque()
+        #: Announced before they were claimed, since the last pass; and the latest that were claimed, whose notices are late.
+        self._ahead: set[UUID] = set()
+        self._claimed: deque[UUID] = deque(maxlen=CLAIM_ROWS)
         self._crew = workers.Crew(frozenset(), {})
         self._shares: dict[str, int] = {}
         self._windows: dict[str, Window] = {}
@@ -79,6 +84,7 @@ class Relay:
         self._asleep = False
         self._busy_passes = 0
         self._claimed_at = 0.0
+        self._left_some = False
         self._latest: datetime | None = None
 
     def stop(self) -> None:
@@ -110,12 +116,14 @@ class Relay:
             if now >= self._look_again_at and self._again_pace.is_due():
                 with self._again_pace.timed():
                     self._look_again(tx)
+            self._left_some = False
             carried = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
             staged = self._stage(tx)  # after carrying: who has woken it is in more of a hurry
             for changed in staged:
                 self._changes.tell(*changed)
             metrics.STAGED.inc(len(staged))
             self._land(tx)
+        self._ahead.clear()
         return carried, len(staged)
 
     def _carry(self, tx: psycopg.Connection[Any], queue: str) -> int:
@@ -128,11 +136,22 @@ class Relay:
         window.note(len(claimed))
         while len(self._flying) >= IN_FLIGHT:
             self._land(tx, wait=True)
-        future = self._transport.publish(bundle(queue, claimed, self._shares))
-        reach("relay.after_publish")
-        self._flying.append((claimed, future))
-        metrics.ANNOUNCED.labels(queue).inc(len(claimed))
+        self._publish(queue, bundle(queue, [job for job in claimed if job.job_id not in self._ahead], self._shares))
         return len(claimed)
+
+    def _publish(self, queue: str, messages: Sequence[Message]) -> None:
+        self._flying.append(self._transport.publish(messages))
+        reach("relay.after_publish")
+        metrics.ANNOUNCED.labels(queue).inc(sum(len(message.jobs) for message in messages))
+
+    def _announce(self, job: NewJob) -> bool:
+        """A lone new job whose notice has just come. If no worker has begun it by then, the next claim marks it as announced."""
+        known = job.queue in self._windows and job.command in self._crew.commands
+        if not known or not self._transport.ready or len(self._ahead) == FEW or job.job_id in self._claimed:
+            return False
+        self._ahead.add(job.job_id)
+        self._publish(job.queue, [Message(job.queue, (Announcement(job.job_id, 1, job.traceparent),))])
+        return True
 
     def _claim(self, tx: psycopg.Connection[Any], queue: str, window: int) -> list[Claimed]:
         """From the beginning while that is cheap, else from the marks."""
@@ -142,6 +161,8 @@ class Relay:
             claim = outbox.claim(tx, queue, list(self._crew.commands), window=window, limit=CLAIM_ROWS, start=start)
         marks.note(start, claim)
         self._latest = claim.at
+        self._left_some |= not claim.is_all
+        self._claimed.extend(job.job_id for job in claim.rows)
         return claim.rows
 
     def _stage(self, tx: psycopg.Connection[Any]) -> list[outbox.Changed]:
@@ -161,8 +182,8 @@ class Relay:
 
     def _land(self, tx: psycopg.Connection[Any], *, wait: bool = False) -> None:
         """Look at the batches whose confirms are in, oldest first; `wait` for at least one."""
-        while self._flying and (wait or self._flying[0][1].done()):
-            unconfirmed = self._flying[0][1].result()
+        while self._flying and (wait or self._flying[0].done()):
+            unconfirmed = self._flying[0].result()
             reach("relay.after_confirm")
             wait = False
             ids = [job.job_id for failed in unconfirmed for job in failed.message.jobs]
@@ -220,16 +241,29 @@ class Relay:
             self._asleep = True
             return
         # Short while work flows: a full window has room again soon, and confirms are outstanding.
-        self._wait(min(SHORT, self._settings.poll) if recent or self._flying else self._settings.poll)
+        self._wait(min(SHORT, self._settings.poll) if not self._asleep or self._flying or self._left_some else self._settings.poll)
 
     def _wait(self, seconds: float) -> None:
-        """Until it is woken."""
-        assert self._listener is not None
-        began = time.monotonic()
-        for _ in self._listener.notifies(timeout=seconds, stop_after=1):
-            break
-        if time.monotonic() - began > CALM:
+        """Until it is woken. A few lone jobs are announced here and now, and claimed later: a claim would get in the way of those that carry them
+        out. What wakes another relay is left to that one, and if it is gone, to the next look.
+        """
+        began = now = time.monotonic()
+        until = began + seconds
+        while now < until:
+            for relay, job in self._notices(until - now):
+                if job and relay == self._id and self._announce(job):
+                    until = min(until, time.monotonic() + WINDOW_SECONDS)
+                elif relay in {None, self._id}:
+                    until = began
+            now = time.monotonic()
+        if now - began > CALM:
             self._busy_passes = 0
+
+    def _notices(self, seconds: float) -> Iterator[tuple[UUID | None, NewJob | None]]:
+        """Those that are there, or else the next."""
+        assert self._listener is not None
+        for notification in self._listener.notifies(timeout=seconds, stop_after=1):
+            yield notices.read(notification.payload)
 
     def _stay_awake(self, *, lone: bool) -> None:
         """A lone job leaves the mark as it is, and the next one wakes it again: meanwhile it keeps out of the way of the one just carried.
@@ -240,8 +274,8 @@ class Relay:
             with self._database.watchdog.guard(self._connected(), self._database.deadlines.call):
                 workers.set_asleep(self._connected(), self._id, asleep=False)
             self._asleep = False
-        elif self._asleep and lone:
-            self._wait(min(SHORT, self._settings.poll))
+        elif self._asleep and lone and not self._left_some:
+            self._wait(self._settings.poll)
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:
@@ -255,7 +289,7 @@ class Relay:
         workers.register(connection, self._id, "relay", RELEASE)
         listener = self._database.connect()
         listener.execute("set idle_session_timeout = 0")
-        listener.execute(f"listen {workers.CHANNEL}")
+        listener.execute(f"listen {notices.CHANNEL}")
         self._connection, self._listener, self._asleep = connection, listener, False
 
     def _disconnect(self) -> None:

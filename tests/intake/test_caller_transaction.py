@@ -12,7 +12,7 @@ from psycopg.rows import scalar_row
 
 import producers
 from config.ids import uuid7
-from ledger import workers
+from ledger import notices, workers
 from ledger.connection import Database, sqlalchemy_url
 from tests.intake.commands import HANDLERS, Note
 from tests.intake.conftest import NOTE, Api, count
@@ -84,7 +84,7 @@ def test_a_sleeping_relay_is_woken_after_the_commit(api: Api, database: Database
     with psycopg.connect(database.url, autocommit=True, row_factory=scalar_row) as listener, psycopg.connect(database.url) as caller:
         workers.register(listener, relay, "relay", "0")
         workers.set_asleep(listener, relay, asleep=True)
-        listener.execute(f"listen {workers.CHANNEL}")
+        listener.execute(f"listen {notices.CHANNEL}")
         producers.submit(caller, Note(text="a"), tenant=api.slug, handlers=HANDLERS)
         with pytest.raises(RuntimeError, match="after the commit"):
             producers.wake(caller)

@@ -80,6 +80,8 @@ def running(database: Database, wire: Wire, **settings) -> Iterator[Relay]:
         yield relay
     finally:
         relay.stop()
+        with database.plumbing() as tx:
+            tx.execute("select pg_notify('haulier_relay', '')")
         thread.join(20)
         own.close()
 

@@ -20,15 +20,21 @@ GROUPS = (
 OPEN = {
     ("haulier_client", "commands"),
     ("haulier_client", "workers.asleep"),
+    ("haulier_client", "workers.id"),
     ("haulier_client", "workers.kind"),
     ("haulier_client", "workers.seen_at"),
+    ("haulier_client", "workers.stopped_at"),
     ("haulier_handler", "workers.asleep"),
+    ("haulier_handler", "workers.id"),
     ("haulier_handler", "workers.kind"),
     ("haulier_handler", "workers.seen_at"),
+    ("haulier_handler", "workers.stopped_at"),
     ("haulier_producer", "commands"),
     ("haulier_producer", "workers.asleep"),
+    ("haulier_producer", "workers.id"),
     ("haulier_producer", "workers.kind"),
     ("haulier_producer", "workers.seen_at"),
+    ("haulier_producer", "workers.stopped_at"),
 }
 WITHOUT_TENANTS = {"commands", "migrations", "orphan_messages", "token_secrets", "webhook_cursor", "workers"}
 #: Unique over tenants, and no oracle: their values are ours and random (a UUID, a key's prefix), or a platform key's to choose.
