@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 #: Seconds for which a queue's depth is still worth telling.
 DEPTH_LASTS = 5.0
+#: Seconds without a confirm after which somebody should know.
+SLOW = 3.0
 #: Seconds after which a queue that is gone is declared again. When it comes back at once, RabbitMQ (3.10) does not tell its former
 #: consumers that they are none any more, and what is delivered to them gets stuck.
 DECLARE_AGAIN_AFTER = 1.0
@@ -68,6 +70,7 @@ class Stream:
         self._returned: dict[int, str] = {}
         self._sent = 0
         self._confirmed = 0
+        self._is_slow = False
         self._channel: Channel | None = None
         self._side: Channel | None = None
         self._depths: dict[str, tuple[int, float]] = {}
@@ -154,7 +157,7 @@ class Stream:
         first = self._sent + 1
         self._sent += len(batch.messages)
         batch.tags = range(first, self._sent + 1)
-        batch.timer = self._loop.call_later(self._confirm_timeout, partial(self._expire, batch))
+        batch.timer = self._loop.call_later(min(SLOW, self._confirm_timeout / 2), partial(self._note_slowness, batch))
         self._open.update(zip(batch.tags, ((batch, message) for message in batch.messages), strict=True))
         try:
             for tag, message, body in zip(batch.tags, batch.messages, batch.bodies, strict=True):
@@ -175,10 +178,18 @@ class Stream:
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
+        self._is_slow = False
         tags = range(self._confirmed + 1, method.delivery_tag + 1) if method.multiple else (method.delivery_tag,)
         if method.multiple:
             self._confirmed = method.delivery_tag
         self._settle(tags, "nacked" if isinstance(method, Basic.Nack) else None)
+
+    def _note_slowness(self, batch: Batch) -> None:
+        waited = min(SLOW, self._confirm_timeout / 2)
+        batch.timer = self._loop.call_later(self._confirm_timeout - waited, partial(self._expire, batch))
+        if not self._is_slow:
+            self._is_slow = True
+            log.warning("RabbitMQ is slow to confirm; jobs wait in the ledger", seconds=waited)
 
     def _expire(self, batch: Batch) -> None:
         self._settle(batch.tags, f"timed out: not confirmed within {self._confirm_timeout:g} s")

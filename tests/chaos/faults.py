@@ -35,7 +35,13 @@ POSTGRES_AWAY = (
     "until it is back: the database", "does not reach the database", "ledger is away", "met a ledger", "a pass of the relay failed",
     "cannot be woken", "attempt ended: interrupted",
 )  # fmt: skip
-RABBITMQ_AWAY = ("until it is back: RabbitMQ", "connection to RabbitMQ is lost", "dead-letter queues are not watched", "not confirmed")
+RABBITMQ_AWAY = (
+    "until it is back: RabbitMQ",
+    "connection to RabbitMQ is lost",
+    "dead-letter queues are not watched",
+    "not confirmed",
+    "slow to confirm",
+)
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,12 @@ def test_a_frozen_broker_holds_nobody_up_for_longer_than_the_deadline(rabbitmq_w
     proxy.set(Toxic(blackhole=True))
     message = rabbitmq_way.message()
 
-    [unconfirmed] = transport.publish([message]).result(5)
+    with structlog.testing.capture_logs() as told:
+        [unconfirmed] = transport.publish([message]).result(5)
+        transport.publish([message]).result(5)
 
     assert unconfirmed == (message, "timed out: not confirmed within 0.3 s")
+    assert [line["event"] for line in told] == ["RabbitMQ is slow to confirm; jobs wait in the ledger"]  # once, and not for each
     proxy.close()
     transport.close()
 
