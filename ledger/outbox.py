@@ -173,6 +173,14 @@ def unmark(tx: Tx, ids: Sequence[UUID]) -> int:
     return tx.execute(UNMARK, (list(ids),)).rowcount
 
 
+UNMARK_SINCE = "update haulier.outbox set announced_at = null where announced_at >= coalesce(%s::timestamptz, '-infinity')"
+
+
+def unmark_since(tx: Tx, since: datetime | None) -> int:
+    """What was announced since then is announced again, by whomever it was: a message too many finds nothing to begin. Returns how many."""
+    return tx.execute(UNMARK_SINCE, (since,)).rowcount
+
+
 def unmark_all(tx: Tx) -> int:
     """The broker was reset (or never kept anything): everything announced and not begun is announced again."""
     return tx.execute("update haulier.outbox set announced_at = null where announced_at is not null").rowcount

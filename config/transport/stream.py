@@ -103,8 +103,9 @@ class Stream:
         batch.fail(self.over)
 
     def depth(self, queue: str) -> int | None:
+        """Only of queues of its own: a look at one that is not there ends the looks at all others."""
         count, at = self._depths.get(queue, (0, float("-inf")))
-        if queue not in self._asked:
+        if queue in self._queues and queue not in self._asked:
             self._asked.add(queue)
             self._call(partial(self._look, queue))
         return count if time.monotonic() - at < DEPTH_LASTS else None

@@ -86,6 +86,7 @@ class Relay:
         self._claimed_at = 0.0
         self._left_some = False
         self._latest: datetime | None = None
+        self._unsure = False
 
     def stop(self) -> None:
         self._stop.set()
@@ -100,6 +101,7 @@ class Relay:
                 else:
                     self._rest()
             except psycopg.Error as error:
+                self._unsure = True
                 self._disconnect()
                 if not isinstance(error, psycopg.OperationalError):
                     log.exception("a pass of the relay failed; going on")
@@ -111,6 +113,8 @@ class Relay:
         tx = self._connected()
         with self._database.watchdog.guard(tx, self._database.deadlines.call):
             now = time.monotonic()
+            if self._unsure:
+                self._recollect(tx)
             if now >= self._refresh_at:
                 self._refresh(tx)
             if now >= self._look_again_at and self._again_pace.is_due():
@@ -164,6 +168,14 @@ class Relay:
         self._left_some |= not claim.is_all
         self._claimed.extend(job.job_id for job in claim.rows)
         return claim.rows
+
+    def _recollect(self, tx: psycopg.Connection[Any]) -> None:
+        """A pass broke off: a claim may have been committed though its answer was lost, or have been answered and not been published."""
+        again = outbox.unmark_since(tx, self._latest)
+        self._unsure = False
+        if again:
+            self._look_from_the_beginning()
+            log.warning("the database went away in the middle of a claim; it is announced again", jobs=again)
 
     def _stage(self, tx: psycopg.Connection[Any]) -> list[outbox.Changed]:
         """The same for what becomes due."""

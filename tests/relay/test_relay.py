@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from config.ids import uuid7
-from ledger import workers
+from ledger import outbox, workers
 from ledger.outbox import Claimed
 from producers.relay.relay import bundle, forget_announcements, share
 from tests.relay.conftest import Wire, running, submit, wait_for
@@ -58,6 +59,27 @@ def test_what_is_not_confirmed_is_announced_again(database):
         wire.refuse = ""
         wait_for(lambda: len(wire.names()) >= 3)
 
+    assert sorted(wire.names()) == sorted(ids)
+
+
+def test_what_was_claimed_though_the_answer_was_lost_is_announced_all_the_same(database, monkeypatch):
+    """And soon: not when ten minutes have passed without a sign of it."""
+    claim, lost = outbox.claim, []
+
+    def lose_the_answer(*arguments, **facts):
+        claimed = claim(*arguments, **facts)
+        if claimed.rows and not lost:
+            lost.append(claimed)
+            raise psycopg.OperationalError("the connection was lost after the commit")
+        return claimed
+
+    monkeypatch.setattr(outbox, "claim", lose_the_answer)
+    wire, ids = Wire(), submit(database, 3)
+
+    with running(database, wire):
+        wait_for(lambda: len(wire.names()) >= 3)
+
+    assert len(lost) == 1
     assert sorted(wire.names()) == sorted(ids)
 
 

@@ -56,6 +56,16 @@ def test_a_message_without_a_queue_is_returned_and_the_queue_declared_again(rabb
     assert rabbitmq_way.depth() == 1
 
 
+def test_a_queue_that_is_not_there_hides_no_other_queues_depth(rabbitmq_way: RabbitmqWay) -> None:
+    rabbitmq_way.publish(3)
+
+    def look() -> bool:
+        found = [rabbitmq_way.transport.depth(name) for name in ("nowhere", rabbitmq_way.queue, "elsewhere")]
+        return found == [None, 3, None]
+
+    eventually(look)
+
+
 def test_only_the_messages_that_were_returned_are_reported(rabbitmq_way: RabbitmqWay) -> None:
     lost = Message("nowhere", rabbitmq_way.message().jobs)
     messages = [rabbitmq_way.message(), lost, rabbitmq_way.message()]
