@@ -220,9 +220,9 @@ def test_many_who_write_while_it_is_sealed_leave_valid_chains(audited: Audited):
     done = 0
     with database.plumbing(deadline=60) as tx:
         while True:
+            done += left.acquire(blocking=False)  # before the look, which may miss what is written meanwhile
             with tx.transaction():
                 sealed = sealing.seal(tx, 30)
-            done += left.acquire(blocking=False)
             if not sealed and done == writers:
                 break
     for thread in threads:
