@@ -12,7 +12,8 @@ from psycopg import Connection
 ACCOUNTS = 1000
 
 #: What `PostgresServer` needs beside its own settings.
-POSTGRES_SETTINGS = {"track_commit_timestamp": "on"}
+#: DBOS keeps a connection for each of a hundred threads, beside those of its pools.
+POSTGRES_SETTINGS = {"max_connections": "300", "track_commit_timestamp": "on"}
 
 TABLES: LiteralString = """
 create schema bench;
