@@ -65,7 +65,7 @@ def drain(contender: Contender, place: Place, servers: dict[str, int], workload:
     contender.hold()
     contender.submit(kind, range(jobs))
     roots = servers | place.processes.pids()
-    settled = _prepare(place, roots)
+    settled = _prepare(place)
     calibration = calibrate()
     with processor_time(roots, jobs) as (cpu, machine):
         started = time.time()
@@ -85,7 +85,7 @@ def through(contender: Served, place: Place, servers: dict[str, int], name: str,
     _send(contender, "bench.durable", WARM_UP, first=-WARM_UP)
     await_(lambda: place.reader.count() >= WARM_UP, "the warm-up", place)
     roots = servers | place.processes.pids()
-    settled = _prepare(place, roots)
+    settled = _prepare(place)
     calibration = calibrate()
     with processor_time(roots, jobs) as (cpu, machine):
         started = time.time()
@@ -101,7 +101,7 @@ def accept(contender: Served, place: Place, servers: dict[str, int], name: str, 
     """As many submissions by 32 connections that never rest; nobody works them off."""
     _send(contender, "bench.noop", WARM_UP)
     roots = servers | place.processes.pids()
-    settled = _prepare(place, roots)
+    settled = _prepare(place)
     calibration = calibrate()
     with processor_time(roots, jobs) as (cpu, machine):
         seconds = _send(contender, "bench.noop", jobs)
@@ -122,7 +122,7 @@ def latency(contender: Contender, place: Place, servers: dict[str, int], name: s
     for number in range(-20, 0):
         _do_one(contender, place, number, before=20 + number)
     roots = servers | place.processes.pids()
-    settled = _prepare(place, roots)
+    settled = _prepare(place)
     calibration = calibrate()
     submitted: list[float] = []
     with processor_time(roots, jobs) as (cpu, machine):
@@ -142,11 +142,11 @@ def _do_one(contender: Contender, place: Place, number: int, *, before: int) -> 
     return started
 
 
-def _prepare(place: Place, roots: dict[str, int]) -> bool:
+def _prepare(place: Place) -> bool:
     """Begin in a quiet moment, and not within a checkpoint."""
     with psycopg.connect(place.database_url, autocommit=True) as database:
         database.execute("checkpoint")
-    return settle(roots)
+    return settle()
 
 
 def _check_effects(place: Place, jobs: int) -> None:

@@ -81,7 +81,7 @@ class Rig:
     def _quieten(self) -> None:
         self.tx.execute("vacuum analyze")
         self.tx.execute("checkpoint")
-        settle(self._servers | self.place.processes.pids())
+        settle()
 
     def _idle(self) -> bool:
         return self._says("select not exists (select from haulier.leases)") and self._says(
