@@ -337,7 +337,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("upkeep killed", "upkeep", (1, 3), partial(killed, "upkeep"), SUPERVISED),
         Fault("all workers killed", "work", (6, 10), all_killed, ("jobs taken back", "runner started")),
         Fault("worker process killed", "work", (1, 2), unit_killed, ("worker process died",)),
-        Fault("worker paused", "work", (7, 9), partial(paused, "work"), ("jobs taken back", "leases lost", "lease lost", "does not reach the database", "until it is back")),
+        Fault("worker paused", "work", (7, 9), partial(paused, "work"), ("stood still",)),
         Fault("relay paused", "relay", (7, 9), partial(paused, "relay"), SUPERVISED),
         Fault("intake paused", "serve", (3, 6), partial(paused, "serve"), SUPERVISED),
         Fault("upkeep paused", "upkeep", (7, 9), partial(paused, "upkeep"), SUPERVISED),
