@@ -1,5 +1,7 @@
 """The relay: claim what may go, publish with confirms in flight, unmark what was not confirmed, stage what has become due.
 
+A lone job whose notice wakes it is published first and claimed afterwards (decision 0025).
+
 No transaction is open while it publishes. Any number of copies; each claims other rows (SKIP LOCKED).
 """
 
@@ -200,6 +202,7 @@ class Relay:
             wait = False
             ids = [job.job_id for failed in unconfirmed for job in failed.message.jobs]
             if ids:
+                self._ahead.difference_update(ids)  # not marked yet: the claim that comes publishes it
                 outbox.unmark(tx, ids)
                 self._look_from_the_beginning()
             self._flying.popleft()  # not before it is unmarked: the database may have gone away

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from config.ids import uuid7
 from config.transport.message import Announcement
-from ledger import jobs, notices
+from ledger import jobs, notices, workers
 from ledger.notices import NewJob
 from tests.relay.conftest import Wire, running, wait_for, wish
 
@@ -97,6 +98,23 @@ def test_if_it_is_not_confirmed_it_is_announced_again(database):
         wait_for(lambda: tx.execute("select announcements from haulier.outbox").fetchone()[0] >= 2)
         wire.refuse = ""
         wait_for(lambda: marked(tx) != [] and wire.names() == [job.id])
+
+
+def test_what_is_known_to_be_refused_before_it_is_claimed_is_announced_by_its_claim(database):
+    """Four in flight, and then a claim of another queue, which waits until the first of them has come back."""
+    wire = Wire()
+    wire.refuse = "nacked"
+    with database.plumbing() as tx:
+        tx.execute("insert into haulier.commands (name, queue, max_failures, fields) values ('another.do', 'another', 3, '{}')")
+        workers.register(tx, uuid7(), "worker", "1", ["another"], ["another.do"])
+    with running(database, wire, poll=1), database.plumbing(60) as tx:
+        wait_for(lambda: tx.execute("select bool_or(asleep) from haulier.workers").fetchone() == (True,))
+        ids = [submit(tx).id for _ in range(4)]
+        other = replace(wish(), command="another.do", queue="another")
+        jobs.submit(tx, [other], wake=True)
+        wait_for(lambda: len(marked(tx)) > 0)
+        wire.refuse = ""
+        wait_for(lambda: {*wire.names()} == {*ids, other.id}, seconds=8)
 
 
 def test_a_notice_that_is_late_announces_nothing_twice(database):
