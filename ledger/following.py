@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg import Connection
@@ -37,14 +37,7 @@ def has_changed(job: Job, now: Version) -> bool:
 
 VERSIONS = "select id, seq, progress from haulier.every_job where id = any(%s)"
 
-FAMILIES = """
-select j.id, (with recursive family(id, state) as (
-                  select j.id, j.state
-                  union all
-                  select child.id, child.state from family join haulier.every_job child on child.parent_id = family.id)
-              select jsonb_object_agg(state, n) from (select state, count(*) as n from family group by state) counted)
-  from haulier.every_job j where j.id = any(%s)
-"""
+FAMILIES: LiteralString = f"select j.id, {reading.FAMILY_COUNTS} from haulier.every_job j where j.id = any(%s)"
 
 
 def versions(tx: Tx, ids: Sequence[UUID], whole: Sequence[UUID]) -> dict[UUID, Version]:
@@ -178,11 +171,9 @@ def of_a_job(tx: Tx, job_id: UUID, after: int) -> list[Told]:
     return [Told(*row) for row in tx.execute(OF_A_JOB, (job_id, after))]
 
 
-OF_A_FAMILY = """
-with recursive family(id) as (
-    select %s::uuid
-    union all
-    select child.id from family join haulier.every_job child on child.parent_id = family.id)
+OF_A_FAMILY: LiteralString = (
+    reading.family_from("select id, state, archived_on from haulier.every_job where id = %s")
+    + """
 select e.job_id, e.seq, e.at, e.kind, e.state::text, e.attempt, e.who, e.data, e.xact, e.tenant_id, j.root_id, j.parent_id, j.command, t.slug
   from family
   join haulier.every_job j on j.id = family.id
@@ -190,6 +181,7 @@ select e.job_id, e.seq, e.at, e.kind, e.state::text, e.attempt, e.who, e.data, e
   join haulier.tenants t on t.id = e.tenant_id
  order by e.xact, e.job_id, e.seq
 """
+)
 
 
 def of_a_family(tx: Tx, job_id: UUID) -> list[Told]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import orjson
@@ -56,16 +56,32 @@ class Job:
     family: dict[str, int]
 
 
-# A family is walked by parent, one index look-up a member: for the many jobs without follow-ups that is one look-up in all.
-JOB = """
+def family_from(head: LiteralString) -> LiteralString:
+    """A `with` clause: `family (id, state, day)`, beginning with a row of `head`, walked by parent. A family is archived whole, on one day,
+    so a look-up is one in the live tables and one in that day's partition, however many days are kept.
+    """
+    return f"""
+with recursive family(id, state, day) as (
+    {head}
+    union all
+    select child.id, child.state, family.day
+      from family
+     cross join lateral (
+         select live.id, live.state from haulier.jobs live where live.parent_id = family.id
+         union all
+         select old.id, old.state from haulier.archive old where old.parent_id = family.id and old.archived_on = family.day) child)
+"""
+
+
+#: Of a row `j` of every_job: number of jobs by state.
+FAMILY_COUNTS: LiteralString = f"""
+({family_from("select j.id, j.state, j.archived_on")}
+ select jsonb_object_agg(state, n) from (select state, count(*) as n from family group by state) counted)
+"""
+JOB: LiteralString = f"""
 select j.id, j.tenant_id, j.root_id, j.parent_id, j.command, j.queue, j.state::text, j.reason, j.priority, j.attempt, j.failures,
        j.max_failures, j.seq, j.labels, j.submitted_at, j.due_at, j.expires_at, j.started_at, j.finished_at, j.cancel_requested_at,
-       j.progress, j.payload, j.original_payload, j.result, j.error, j.traceparent,
-       (with recursive family(id, state) as (
-            select j.id, j.state
-            union all
-            select child.id, child.state from family join haulier.every_job child on child.parent_id = family.id)
-        select jsonb_object_agg(state, n) from (select state, count(*) as n from family group by state) counted) as family
+       j.progress, j.payload, j.original_payload, j.result, j.error, j.traceparent, {FAMILY_COUNTS} as family
   from haulier.every_job j
 """
 
@@ -215,13 +231,10 @@ def timeline(tx: Tx, job_id: UUID) -> list[Event]:
     return [Event(*row) for row in tx.execute(TIMELINE, (job_id,))]
 
 
-FAMILY = """
-with recursive family(id) as (
-    select %(id)s::uuid
-    union all
-    select child.id from family join haulier.every_job child on child.parent_id = family.id)
-select id from family order by id limit %(limit)s
-"""
+FAMILY: LiteralString = (
+    family_from("select id, state, archived_on from haulier.every_job where id = %(id)s")
+    + "select id from family order by id limit %(limit)s"
+)
 
 
 def family(tx: Tx, job_id: UUID, tenants: Sequence[int] | None, limit: int = 500) -> list[Job]:

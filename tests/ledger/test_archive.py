@@ -43,6 +43,30 @@ def test_a_family_stays_until_all_of_it_has_ended_well(books: Books):
     assert job.family == {"succeeded": 2}
 
 
+def test_a_family_is_looked_for_in_its_own_day_alone(books: Books):
+    today = datetime.now(UTC).date()
+    for days in range(0, 40, 4):
+        archive.open_partitions(books.tx, today - timedelta(days=days))
+    lease = books.running()
+    [child] = books.submit(parent_id=lease.job_id, root_id=lease.job_id)
+    books.begin(child)
+    attempts.complete(books.tx, lease, None)
+    attempts.complete(books.tx, Lease(child, 1, books.worker), None)
+    assert archive.archive(books.tx, timedelta(0), None).moved == 2
+    scans = "select sum(idx_scan) from pg_stat_user_indexes where indexrelname ~ '^archive_.*_parent_id_idx'"
+    before = books.value(scans)
+
+    with books.database.connect() as reader:
+        job = reading.job(reader, lease.job_id, None)
+        reader.execute("select pg_stat_force_next_flush()")
+        reader.execute("select 1")
+
+    assert job is not None
+    assert job.family == {"succeeded": 2}
+    assert books.value("select count(*) from pg_inherits where inhparent = 'haulier.archive'::regclass") >= 40
+    assert books.value(scans) - before == 2
+
+
 def test_jobs_that_are_too_young_are_not_even_read(books: Books):
     books.submit(2000)
     books.tx.execute("vacuum analyze haulier.jobs")
