@@ -55,27 +55,25 @@ class Begun:
     traceparent: str | None
 
 
-# Throughout, `= any(…)` beside or instead of a join: a plan that was made while the tables were tiny and that is kept joins them by reading
-# an index from end to end. With it, there is no other way than by the key.
+# Throughout, `= any(…)` and no join, or beside it: a plan that was made while the tables were tiny and that is kept joins them by reading an index
+# from end to end, and by comparing each of a set with each. So what a set has in common is a parameter, and what it has not is looked up by id in
+# a JSON object. Rows are locked in the index's order: two that share jobs do not wait for each other.
 BEGIN = """
-with wanted as materialized (
-    select * from unnest(%(ids)s::uuid[], %(attempts)s::integer[]) as w(id, attempt)),
-known as materialized (
-    select key as command, value::float8 as timeout from jsonb_each_text(%(timeouts)s::jsonb)),
-begun as (
+with begun as (
     update haulier.jobs j
        set state = 'running', attempt = j.attempt + 1, worker_id = %(worker)s, started_at = statement_timestamp(), progress = null,
            seq = j.seq + 1
-      from wanted w, known k
-     where j.id = any(%(ids)s::uuid[]) and j.id = w.id and j.state = 'queued' and j.attempt + 1 = w.attempt and k.command = j.command
+     where j.id = any(%(ids)s::uuid[]) and j.state = 'queued' and j.attempt = %(attempt)s - 1 and %(timeouts)s::jsonb ? j.command
        and (j.expires_at is null or j.expires_at > now())
     returning j.id, j.attempt, j.command, j.payload, j.tenant_id, j.root_id, j.failures, j.max_failures, j.generation, j.priority,
-              j.solo, j.traceparent, j.seq, j.queue, k.timeout),
+              j.solo, j.traceparent, j.seq, j.queue),
 taken as (
     delete from haulier.outbox where job_id = any(array(select id from begun)) returning announced_at),
 leased as (
     insert into haulier.leases (job_id, tenant_id, queue, attempt, worker_id, deadline_at)
-    select id, tenant_id, queue, attempt, %(worker)s, now() + make_interval(secs => sum(timeout) over ()) from begun),
+    select id, tenant_id, queue, attempt, %(worker)s,
+           now() + make_interval(secs => sum((%(timeouts)s::jsonb ->> command)::float8) over ())
+      from begun),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'started', 'running', attempt from begun)
@@ -86,25 +84,29 @@ select id, attempt, command, payload, tenant_id, root_id, failures, max_failures
 
 
 def begin(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeouts: Mapping[str, float]) -> tuple[list[Begun], float | None]:
-    """Take the leases of those that are queued, expected at this very attempt, and known here (`timeouts`: seconds by command).
+    """Take the leases of those that are queued, expected at this very attempt, and known here (`timeouts`: seconds by command). One statement, and
+    commit, for all that are expected at the same attempt.
 
     Returns them and the latest time (Unix seconds) at which one of them was announced.
     """
-    if not expected:
-        return [], None
-    ordered = sorted(expected)  # two begins that share jobs lock them in one order
+    known = orjson.dumps(timeouts).decode()
+    begun: list[Begun] = []
+    announced: list[float] = []
     with tx.cursor() as cursor:
         cursor.adapters.register_loader("jsonb", JsonText)
-        rows = cursor.execute(
-            BEGIN,
-            {
-                "ids": _array(job_id.hex for job_id, _ in ordered),
-                "attempts": _array(str(attempt) for _, attempt in ordered),
-                "timeouts": orjson.dumps(timeouts).decode(),
-                "worker": worker_id,
-            },
-        ).fetchall()
-    return [Begun(*row[:12]) for row in rows], rows[0][12] if rows else None
+        for attempt, ids in _by_attempt(expected):
+            rows = cursor.execute(BEGIN, {"ids": _array(ids), "attempt": attempt, "timeouts": known, "worker": worker_id}).fetchall()
+            begun += [Begun(*row[:12]) for row in rows]
+            announced += [row[12] for row in rows[:1] if row[12] is not None]
+    return begun, max(announced, default=None)
+
+
+def _by_attempt(jobs: Iterable[tuple[UUID, int]]) -> Iterable[tuple[int, list[str]]]:
+    """Ids in hex by the number of the attempt: nearly always all of a set's are at their first."""
+    found: dict[int, list[str]] = {}
+    for job_id, attempt in jobs:
+        found.setdefault(attempt, []).append(job_id.hex)
+    return found.items()
 
 
 def _array(values: Iterable[str]) -> str:
@@ -150,20 +152,16 @@ COMPLETE = b"select haulier.complete('%s', %d, '%s', %s, %s); %s"
 LEASE_LOST = "LL001"
 
 COMPLETE_MANY = """
-with ends as materialized (
-    select * from unnest(%(ids)s::uuid[], %(attempts)s::integer[], %(results)s::text[], %(logs)s::text[])
-        as e(id, attempt, result, log)),
-settled as (
+with settled as (
     update haulier.jobs j
-       set state = 'succeeded', result = e.result::jsonb, finished_at = clock_timestamp(), worker_id = null, seq = j.seq + 1
-      from ends e
-     where j.id = any(%(ids)s::uuid[]) and j.id = e.id and j.state = 'running' and j.attempt = e.attempt and j.worker_id = %(worker)s
-    returning j.id, j.tenant_id, j.seq, j.attempt, j.started_at, j.finished_at, e.log),
+       set state = 'succeeded', result = %(results)s::jsonb -> j.id::text, finished_at = clock_timestamp(), worker_id = null, seq = j.seq + 1
+     where j.id = any(%(ids)s::uuid[]) and j.state = 'running' and j.attempt = %(attempt)s and j.worker_id = %(worker)s
+    returning j.id, j.tenant_id, j.seq, j.attempt, j.started_at, j.finished_at),
 released as (
     delete from haulier.leases where job_id = any(array(select id from settled))),
 recorded as (
     insert into haulier.attempts (job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, log)
-    select id, attempt, tenant_id, %(worker)s, started_at, finished_at, 'succeeded', log::jsonb from settled),
+    select id, attempt, tenant_id, %(worker)s, started_at, finished_at, 'succeeded', %(logs)s::jsonb -> id::text from settled),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'succeeded', 'succeeded', attempt from settled)
@@ -228,19 +226,23 @@ class Success:
 
 
 def complete_many(tx: Tx, worker_id: UUID, successes: Sequence[Success]) -> set[UUID]:
-    """Write a set of successes. Returns the jobs that were still held; the others' results are dropped."""
-    ordered = sorted(successes, key=lambda success: success.job_id)
-    rows = tx.execute(
-        COMPLETE_MANY,
-        {
-            "ids": [success.job_id for success in ordered],
-            "attempts": [success.attempt for success in ordered],
-            "results": [success.result for success in ordered],
-            "logs": [success.log for success in ordered],
-            "worker": worker_id,
-        },
-    )
-    return {row[0] for row in rows}
+    """Write a set of successes, those of the same attempt in one statement and commit. Returns the jobs that were still held; the others' results
+    are dropped.
+    """
+    results = _by_id((success.job_id, success.result) for success in successes)
+    logs = _by_id((success.job_id, success.log) for success in successes)
+    held: set[UUID] = set()
+    for attempt, ids in _by_attempt((success.job_id, success.attempt) for success in successes):
+        settled = tx.execute(COMPLETE_MANY, {"ids": _array(ids), "attempt": attempt, "results": results, "logs": logs, "worker": worker_id})
+        held.update(row[0] for row in settled)
+    return held
+
+
+def _by_id(texts: Iterable[tuple[UUID, str | None]]) -> str:
+    """A JSON object of those that have one."""
+    return orjson.dumps(
+        {job_id: orjson.Fragment(text) for job_id, text in texts if text is not None}, option=orjson.OPT_NON_STR_KEYS
+    ).decode()
 
 
 @dataclass(frozen=True, slots=True)
