@@ -25,6 +25,9 @@ VERDICTS = ("AssertionError", "assert ", "Failed: DID NOT RAISE")
 
 def main(words: Sequence[str]) -> int:
     chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    if not chosen:
+        print(f"no mutant's name has any of these words: {' '.join(words)}; without words all {len(MUTANTS)} are made")
+        return 2
     with tempfile.TemporaryDirectory(prefix="haulier-mutants-") as directory:
         copy = Path(directory) / "copy"
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)

@@ -125,10 +125,10 @@ def row(command: str = "short", *, solo: bool = False) -> Claimed:
     ("rows", "messages"),
     [
         ([row() for _ in range(3)], 3),  # few: one message each, so that idle workers share them
-        ([row() for _ in range(400)], 8),
+        ([row() for _ in range(400)], 4),
         ([row("long") for _ in range(40)], 40),
         ([row("middling") for _ in range(400)], 40),
-        ([row() for _ in range(400)] + [row(solo=True)], 9),
+        ([row() for _ in range(400)] + [row(solo=True)], 5),
     ],
     ids=["few", "many short", "many long", "many middling", "a suspect"],
 )
