@@ -46,12 +46,13 @@ MESSAGE_JOBS = 125
 MESSAGE_MS = 100.0
 #: Below this many rows at once each gets a message of its own, so that idle workers share them.
 FEW = 4
+#: Seconds within which fewer than those come, if they come alone. More are a stream, and are claimed together.
+CALM = 0.01
 #: Seconds between two looks for lost announcements, and between two looks at the crew.
 LOOK_AGAIN_EVERY = 5.0
 REFRESH_EVERY = 1.0
-#: So many passes in a row that found work, with less than so many seconds between two, and the relay need not be woken.
+#: So many passes in a row that found work, with nothing waited for between two, and the relay need not be woken.
 BUSY_PASSES = 5
-CALM = 0.01
 #: Seconds between two looks while work flows.
 SHORT = 0.02
 
@@ -69,8 +70,9 @@ class Relay:
         self._connection: psycopg.Connection[Any] | None = None
         self._listener: psycopg.Connection[Any] | None = None
         self._flying: deque[Future[list[Unconfirmed]]] = deque()
-        #: Announced before they were claimed, since the last pass; and the latest that were claimed, whose notices are late.
+        #: Announced before they were claimed, since the last pass, and when the last few; and the latest that were claimed, whose notices are late.
         self._ahead: set[UUID] = set()
+        self._ahead_at: deque[float] = deque([float("-inf")] * FEW, maxlen=FEW)
         self._claimed: deque[UUID] = deque(maxlen=CLAIM_ROWS)
         self._crew = workers.Crew(frozenset(), {})
         self._shares: dict[str, int] = {}
@@ -86,7 +88,8 @@ class Relay:
         self._asleep = False
         self._busy_passes = 0
         self._claimed_at = 0.0
-        self._left_some = False
+        #: Queues in which something due waits for room.
+        self._behind: set[str] = set()
         self._latest: datetime | None = None
         self._unsure = False
 
@@ -122,7 +125,6 @@ class Relay:
             if now >= self._look_again_at and self._again_pace.is_due():
                 with self._again_pace.timed():
                     self._look_again(tx)
-            self._left_some = False
             carried = sum(self._carry(tx, queue) for queue in self._windows) if self._transport.ready else 0
             staged = self._stage(tx)  # after carrying: who has woken it is in more of a hurry
             for changed in staged:
@@ -151,11 +153,16 @@ class Relay:
         metrics.ANNOUNCED.labels(queue).inc(sum(len(message.jobs) for message in messages))
 
     def _announce(self, job: NewJob) -> bool:
-        """A lone new job whose notice has just come. If no worker has begun it by then, the next claim marks it as announced."""
+        """A lone new job whose notice has just come, and before which nothing waits. If no worker has begun it by then, the next claim marks it as
+        announced.
+        """
+        now = time.monotonic()
         known = job.queue in self._windows and job.command in self._crew.commands
-        if not known or not self._transport.ready or len(self._ahead) == FEW or job.job_id in self._claimed:
+        lone = job.queue not in self._behind and now - self._ahead_at[0] > CALM
+        if not known or not lone or not self._transport.ready or job.job_id in self._claimed:
             return False
         self._ahead.add(job.job_id)
+        self._ahead_at.append(now)
         self._publish(job.queue, [Message(job.queue, (Announcement(job.job_id, 1, job.traceparent),))])
         return True
 
@@ -167,7 +174,7 @@ class Relay:
             claim = outbox.claim(tx, queue, list(self._crew.commands), window=window, limit=CLAIM_ROWS, start=start)
         marks.note(start, claim)
         self._latest = claim.at
-        self._left_some |= not claim.is_all
+        (self._behind.discard if claim.is_all else self._behind.add)(queue)
         self._claimed.extend(job.job_id for job in claim.rows)
         return claim.rows
 
@@ -256,7 +263,7 @@ class Relay:
             self._asleep = True
             return
         # Short while work flows: a full window has room again soon, and confirms are outstanding.
-        self._wait(min(SHORT, self._settings.poll) if not self._asleep or self._flying or self._left_some else self._settings.poll)
+        self._wait(min(SHORT, self._settings.poll) if not self._asleep or self._flying or self._behind else self._settings.poll)
 
     def _wait(self, seconds: float) -> None:
         """Until it is woken. A few lone jobs are announced here and now, and claimed later: a claim would get in the way of those that carry them
@@ -289,7 +296,7 @@ class Relay:
             with self._database.watchdog.guard(self._connected(), self._database.deadlines.call):
                 workers.set_asleep(self._connected(), self._id, asleep=False)
             self._asleep = False
-        elif self._asleep and lone and not self._left_some:
+        elif self._asleep and lone and not self._behind:
             self._wait(self._settings.poll)
 
     def _connected(self) -> psycopg.Connection[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from config.ids import uuid7
 from config.transport.message import Announcement
 from ledger import jobs, notices, workers
 from ledger.notices import NewJob
+from producers.relay.relay import CALM
 from tests.relay.conftest import Wire, running, wait_for, wish
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -115,6 +117,43 @@ def test_what_is_known_to_be_refused_before_it_is_claimed_is_announced_by_its_cl
         wait_for(lambda: len(marked(tx)) > 0)
         wire.refuse = ""
         wait_for(lambda: {*wire.names()} == {*ids, other.id}, seconds=8)
+
+
+def test_jobs_that_come_one_by_one_are_not_claimed_each_time(database, monkeypatch):
+    monkeypatch.setattr("producers.relay.relay.WINDOW_SECONDS", 30)
+    wire, ids = Wire(), []
+    with asleep(database, wire) as tx:
+        for _ in range(12):
+            ids.append(submit(tx).id)
+            wait_for(lambda: wire.names() == ids)
+            time.sleep(2 * CALM)
+        assert marked(tx) == []
+
+
+def test_jobs_that_come_as_a_stream_are_claimed(database, monkeypatch):
+    monkeypatch.setattr("producers.relay.relay.CALM", 30)
+    monkeypatch.setattr("producers.relay.relay.WINDOW_SECONDS", 30)
+    wire = Wire()
+    with asleep(database, wire) as tx:
+        ids = [submit(tx).id for _ in range(6)]
+        wait_for(lambda: len(marked(tx)) >= 5)
+        wait_for(lambda: sorted(wire.names()) == ids)
+
+
+def test_a_new_job_does_not_overtake_those_that_wait_for_room(database):
+    wire = Wire()
+    with database.plumbing() as tx:
+        workers.measure(tx, {"test.do": 10_000})
+    with asleep(database, wire) as tx:
+        waiting = [wish() for _ in range(20)]
+        jobs.submit(tx, waiting, wake=True)
+        wait_for(lambda: len(wire.names()) == 16)  # a full window
+        last = submit(tx)
+        notify(tx, NewJob(last.id, "test", "test.do", None))
+        tx.execute("delete from haulier.outbox where announced_at is not null")  # they are begun
+        wait_for(lambda: len(wire.names()) == 21)
+
+    assert wire.names() == [*(job.id for job in waiting), last.id]
 
 
 def test_a_notice_that_is_late_announces_nothing_twice(database):
