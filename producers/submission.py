@@ -330,33 +330,41 @@ def submit(
         "callback": callback,
     }
     body = strict_json.read(orjson.dumps({name: value for name, value in asked.items() if value is not None}), MAX_DEPTH)
-    table = _installed() if handlers is None else handlers
     tx = _driver(connection)
     owner = keys.find_tenant(tx, tenant)
     if owner is None:
         raise ValueError(f"there is no tenant {tenant!r}; nothing was submitted")
-    print_ = fingerprint_of(body)
-    wish = prepare(read_wish(body), table, owner.id, key=None if key is None else check_key(key), fingerprint=print_)
+    table = _installed() if handlers is None else handlers
+    known_by = None if key is None else check_key(key)
+    wish = prepare(read_wish(body), table, owner.id, key=known_by, fingerprint=fingerprint_of(body))
     for refusal in refuse_callbacks(tx, [wish]).values():
         raise refusal
-    if unique is not None:
-        with tx.transaction():
-            _check_isolation(tx)
-            outcome = submit_unique(tx, [wish])
-        for job_id in outcome.replaced.values():
-            hints.keep(tx, job_id, owner.id)
-        if held := outcome.held.get(wish.id):
-            if held.refused:
-                raise HeldError(unique.key, held.holder)
-            return held.holder
-        if outcome.new:
-            return wish.id
-    elif jobs.submit(tx, [wish]) or key is None:
-        return wish.id
-    assert key is not None
-    found = jobs.find_key(tx, owner.id, key)
-    if found is None or found[1] != print_:
-        raise KeyReusedError(key)
+    return _write(tx, wish) or _find_repeated(tx, wish)
+
+
+def _write(tx: psycopg.Connection[Any], wish: Submission) -> UUID | None:
+    """Returns the new job, or the one that holds its unique key; None if its idempotency key was used before. Raises HeldError."""
+    if wish.unique is None:
+        return wish.id if jobs.submit(tx, [wish]) else None
+    with tx.transaction():
+        _check_isolation(tx)
+        outcome = submit_unique(tx, [wish])
+    for job_id in outcome.replaced.values():
+        hints.keep(tx, job_id, wish.tenant_id)
+    held = outcome.held.get(wish.id)
+    if held is None:
+        return wish.id if outcome.new else None
+    if held.refused:
+        raise HeldError(wish.unique.key, held.holder)
+    return held.holder
+
+
+def _find_repeated(tx: psycopg.Connection[Any], wish: Submission) -> UUID:
+    """The job that has its idempotency key. Raises KeyReusedError if that was another wish."""
+    assert wish.key is not None
+    found = jobs.find_key(tx, wish.tenant_id, wish.key)
+    if found is None or found[1] != wish.fingerprint:
+        raise KeyReusedError(wish.key)
     return found[0]
 
 
