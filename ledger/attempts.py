@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -28,8 +28,7 @@ class LeaseLostError(Exception):
         super().__init__(f"attempt {attempt} no longer holds job {job_id}; its result is dropped")
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """An attempt's right to run a job."""
 
     job_id: UUID
@@ -37,8 +36,7 @@ class Lease:
     worker_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """A job whose lease has been taken. `payload` is JSON text."""
 
     job_id: UUID
@@ -96,22 +94,22 @@ def begin(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeout
         cursor.adapters.register_loader("jsonb", JsonText)
         for attempt, ids in _by_attempt(expected):
             rows = cursor.execute(BEGIN, {"ids": _array(ids), "attempt": attempt, "timeouts": known, "worker": worker_id}).fetchall()
-            begun += [Begun(*row[:12]) for row in rows]
+            begun += [Begun._make(row[:12]) for row in rows]
             announced += [row[12] for row in rows[:1] if row[12] is not None]
     return begun, max(announced, default=None)
 
 
-def _by_attempt(jobs: Iterable[tuple[UUID, int]]) -> Iterable[tuple[int, list[str]]]:
-    """Ids in hex by the number of the attempt: nearly always all of a set's are at their first."""
-    found: dict[int, list[str]] = {}
+def _by_attempt(jobs: Iterable[tuple[UUID, int]]) -> Iterable[tuple[int, list[UUID]]]:
+    """Ids by the number of the attempt: nearly always all of a set's are at their first."""
+    found: dict[int, list[UUID]] = {}
     for job_id, attempt in jobs:
-        found.setdefault(attempt, []).append(job_id.hex)
+        found.setdefault(attempt, []).append(job_id)
     return found.items()
 
 
-def _array(values: Iterable[str]) -> str:
+def _array(ids: Iterable[UUID]) -> str:
     """An array as Postgres reads it; the driver's own way costs a Python call for each value."""
-    return "{" + ",".join(values) + "}"
+    return "{" + ",".join([job_id.hex for job_id in ids]) + "}"
 
 
 HELD = """
@@ -130,7 +128,7 @@ def held(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]]) -> list[
     with tx.cursor() as cursor:
         cursor.adapters.register_loader("jsonb", JsonText)
         rows = cursor.execute(HELD, {"ids": [e[0] for e in expected], "attempts": [e[1] for e in expected], "worker": worker_id})
-        return [Begun(*row) for row in rows]
+        return [Begun._make(row) for row in rows]
 
 
 DECLINE = """
@@ -151,6 +149,7 @@ COMPLETE = b"select haulier.complete('%s', %d, '%s', %s, %s); %s"
 
 LEASE_LOST = "LL001"
 
+# Null for all of them, the usual: a row for each would cost the client as much as its writing.
 COMPLETE_MANY = """
 with settled as (
     update haulier.jobs j
@@ -165,7 +164,7 @@ recorded as (
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'succeeded', 'succeeded', attempt from settled)
-select id from settled
+select case when count(*) < cardinality(%(ids)s::uuid[]) then coalesce(array_agg(id), '{}') end from settled
 """
 
 
@@ -215,8 +214,7 @@ def _commit(tx: Tx, commands: bytes, job_id: UUID, attempt: int) -> None:
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+class Success(NamedTuple):
     """A success to be written: result and log are JSON text."""
 
     job_id: UUID
@@ -233,8 +231,11 @@ def complete_many(tx: Tx, worker_id: UUID, successes: Sequence[Success]) -> set[
     logs = _by_id((success.job_id, success.log) for success in successes)
     held: set[UUID] = set()
     for attempt, ids in _by_attempt((success.job_id, success.attempt) for success in successes):
-        settled = tx.execute(COMPLETE_MANY, {"ids": _array(ids), "attempt": attempt, "results": results, "logs": logs, "worker": worker_id})
-        held.update(row[0] for row in settled)
+        found = tx.execute(
+            COMPLETE_MANY, {"ids": _array(ids), "attempt": attempt, "results": results, "logs": logs, "worker": worker_id}
+        ).fetchone()
+        assert found is not None
+        held.update(ids if found[0] is None else found[0])
     return held
 
 

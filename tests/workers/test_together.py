@@ -392,7 +392,7 @@ def test_a_suspect_shares_with_nobody(shop):
     with there.database.plumbing() as tx:
         ids = [row[0] for row in tx.execute("select id from haulier.jobs")]
         begun, _ = attempts.begin(tx, there.worker, [(id_, 1) for id_ in ids], {"test.do": 30.0})
-    jobs = [replace(job, solo=number in {0, 2}) for number, job in enumerate(begun)]
+    jobs = [job._replace(solo=number in {0, 2}) for number, job in enumerate(begun)]
 
     assert group(jobs, there.handlers, Shares()) == [[jobs[0]], [jobs[1], jobs[3], jobs[4]], [jobs[2]]]
 
