@@ -6,6 +6,7 @@ installed here. Each of the two knows a command that the other does not: such a 
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -31,8 +32,13 @@ TOGETHER = 6
 
 
 def main(arguments: Sequence[str]) -> int:
-    commit = arguments[0] if arguments else git("log", "-1", "--format=%H", "--", "ledger/migrations/versions") + "^"
-    print(f"previous: {git('log', '-1', '--format=%h %s', commit)}")
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.rolling", description=__doc__)
+    parser.add_argument("commit", nargs="?", help="of the previous release; without it, the one before the last migration")
+    commit: str = parser.parse_args(arguments).commit or git("log", "-1", "--format=%H", "--", "ledger/migrations/versions") + "^"
+    try:
+        print(f"previous: {git('log', '-1', '--format=%h %s', commit)}")
+    except subprocess.CalledProcessError:
+        parser.error(f"expected a commit of this repository, got {commit!r}")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="haulier-rolling-")))
         tree = unpack(commit, directory / "previous")
