@@ -12,7 +12,7 @@ from config.ids import uuid7
 from ledger import attempts, jobs
 from ledger.attempts import End, Lease, LeaseLostError, Success
 from tests.crash.rig import eventually
-from tests.ledger.conftest import Books
+from tests.ledger.conftest import TIMEOUTS, Books
 
 pytestmark = pytest.mark.every_postgres
 
@@ -91,6 +91,24 @@ def test_a_set_is_completed_as_far_as_it_is_held(books: Books):
     assert held == {job.job_id for job in begun[1:]}
     assert books.value("select count(*) from haulier.jobs where state = 'succeeded'") == 5
     assert books.value("select count(*) from haulier.attempts") == 5
+
+
+def test_a_set_may_have_jobs_at_several_attempts_each_with_its_own_end(books: Books):
+    again, new, stale = books.submit(3)
+    books.begin(again)
+    attempts.settle(books.tx, [failed(Lease(again, 1, books.worker), "queued")])
+    books.tx.execute("update haulier.outbox set announced_at = to_timestamp(case job_id when %s then 1000 else 2000 end)", (again,))
+
+    begun, announced_at = attempts.begin(books.tx, books.worker, [(new, 1), (again, 2), (stale, 2)], TIMEOUTS)
+    held = attempts.complete_many(books.tx, books.worker, [Success(again, 2, '"b"'), Success(new, 1, '"a"', '[{"message": "hi"}]')])
+
+    assert {(job.job_id, job.attempt) for job in begun} == {(new, 1), (again, 2)}
+    assert announced_at == 2000
+    assert held == {again, new}
+    ends = "select j.result, a.log from haulier.jobs j join haulier.attempts a on a.job_id = j.id and a.number = j.attempt where j.id = %s"
+    assert books.tx.execute(ends, (again,)).fetchall() == [("b", None)]
+    assert books.tx.execute(ends, (new,)).fetchall() == [("a", [{"message": "hi"}])]
+    assert books.state(stale) == "queued"
 
 
 def test_a_failure_waits_in_the_outbox_for_its_next_attempt(books: Books):
