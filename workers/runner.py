@@ -15,7 +15,7 @@ import psycopg
 import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from config import changes
+from config import changes, stillness
 from config.settings import Settings
 from config.signals import on_stop
 from ledger.connection import Database
@@ -61,7 +61,7 @@ class Runner:
 
     def run(self) -> int:
         """Until told to stop; returns the exit code: 0 when every process left in order."""
-        while not self._stop.wait(0.05):
+        while not stillness.wait(self._stop, 0.05, self._settings.lease / 2):
             for post in self._posts:
                 self._look_after(post)
         return self._drain()

@@ -19,7 +19,7 @@ import psycopg
 import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from config import changes, logs
+from config import changes, logs, stillness
 from config.changes import Changes
 from config.ids import uuid7
 from config.settings import RELEASE, Settings
@@ -135,7 +135,7 @@ class Unit:
 
     def _keep_beating(self) -> None:
         away = False
-        while not self._wait_for_a_beat() or self._running.entries():
+        while not stillness.wait(self._stop, self._settings.heartbeat, self._settings.lease / 2) or self._running.entries():
             try:
                 self._beat_once()
                 if away:
@@ -147,18 +147,6 @@ class Unit:
                 away = True
             if self._stop.is_set():
                 time.sleep(self._settings.heartbeat / 4)
-
-    def _wait_for_a_beat(self) -> bool:
-        """Whether it is told to stop. Whoever wonders where a lease went should read here that this process stood still."""
-        began = time.monotonic()
-        stopping = self._stop.wait(self._settings.heartbeat)
-        late = time.monotonic() - began - self._settings.heartbeat
-        if late > self._settings.lease / 2:
-            log.warning(
-                "this process stood still (stopped, swapped out, or its machine was); its jobs may have been taken back",
-                seconds=round(late, 1),
-            )
-        return stopping
 
     def _beat_once(self) -> None:
         with self._database.plumbing(deadline=self._settings.heartbeat * 2) as tx:

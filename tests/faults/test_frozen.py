@@ -33,7 +33,7 @@ def test_a_paused_worker_that_wakes_up_after_its_successor_finished_cannot_write
     rig.wait_until_final([job])
     paused.go_on()
     paused.wait_for_log(LOST[end])
-    paused.wait_for_log("this process stood still")
+    eventually(lambda: paused.log.count("this process stood still") == 2, 10, "the runner and its worker process say it")
 
     assert rig.outcomes(job) == (["rescued", "failed", "failed", "died"] if end == "fail" else ["rescued", "succeeded"])
     assert rig.effects(job) == ([2] if end in ("count", "chain") else [])
