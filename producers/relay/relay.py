@@ -42,7 +42,7 @@ log = structlog.get_logger()
 #: that a message's jobs may take to run one after the other.
 CLAIM_ROWS = 500
 IN_FLIGHT = 4
-MESSAGE_JOBS = 125
+MESSAGE_JOBS = 100
 MESSAGE_MS = 100.0
 #: Below this many rows at once each gets a message of its own, so that idle workers share them.
 FEW = 4
