@@ -54,14 +54,15 @@ class Begun(NamedTuple):
 
 
 # Throughout, `= any(…)` and no join, or beside it: a plan that was made while the tables were tiny and that is kept joins them by reading an index
-# from end to end, and by comparing each of a set with each. So what a set has in common is a parameter, and what it has not is looked up by id in
-# a JSON object. Rows are locked in the index's order: two that share jobs do not wait for each other.
+# from end to end, and by comparing each of a set with each. So what belongs to one job of a set is looked up by its id in a JSON object (decision
+# 0026). Rows are locked in the index's order: two that share jobs do not wait for each other.
 BEGIN = """
 with begun as (
     update haulier.jobs j
        set state = 'running', attempt = j.attempt + 1, worker_id = %(worker)s, started_at = statement_timestamp(), progress = null,
            seq = j.seq + 1
-     where j.id = any(%(ids)s::uuid[]) and j.state = 'queued' and j.attempt = %(attempt)s - 1 and %(timeouts)s::jsonb ? j.command
+     where j.id = any(%(ids)s::uuid[]) and j.state = 'queued' and j.attempt + 1 = (%(attempts)s::jsonb ->> j.id::text)::integer
+       and %(timeouts)s::jsonb ? j.command
        and (j.expires_at is null or j.expires_at > now())
     returning j.id, j.attempt, j.command, j.payload, j.tenant_id, j.root_id, j.failures, j.max_failures, j.generation, j.priority,
               j.solo, j.traceparent, j.seq, j.queue),
@@ -82,34 +83,34 @@ select id, attempt, command, payload, tenant_id, root_id, failures, max_failures
 
 
 def begin(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeouts: Mapping[str, float]) -> tuple[list[Begun], float | None]:
-    """Take the leases of those that are queued, expected at this very attempt, and known here (`timeouts`: seconds by command). One statement, and
-    commit, for all that are expected at the same attempt.
+    """Take the leases of those that are queued, expected at this very attempt, and known here (`timeouts`: seconds by command).
 
     Returns them and the latest time (Unix seconds) at which one of them was announced.
     """
-    known = orjson.dumps(timeouts).decode()
-    begun: list[Begun] = []
-    announced: list[float] = []
+    if not expected:
+        return [], None
     with tx.cursor() as cursor:
         cursor.adapters.register_loader("jsonb", JsonText)
-        for attempt, ids in _by_attempt(expected):
-            rows = cursor.execute(BEGIN, {"ids": _array(ids), "attempt": attempt, "timeouts": known, "worker": worker_id}).fetchall()
-            begun += [Begun._make(row[:12]) for row in rows]
-            announced += [row[12] for row in rows[:1] if row[12] is not None]
-    return begun, max(announced, default=None)
-
-
-def _by_attempt(jobs: Iterable[tuple[UUID, int]]) -> Iterable[tuple[int, list[UUID]]]:
-    """Ids by the number of the attempt: nearly always all of a set's are at their first."""
-    found: dict[int, list[UUID]] = {}
-    for job_id, attempt in jobs:
-        found.setdefault(attempt, []).append(job_id)
-    return found.items()
+        rows = cursor.execute(
+            BEGIN,
+            {
+                "ids": _array(job_id for job_id, _ in expected),
+                "attempts": _by_id(expected),
+                "timeouts": orjson.dumps(timeouts).decode(),
+                "worker": worker_id,
+            },
+        ).fetchall()
+    return [Begun._make(row[:12]) for row in rows], rows[0][12] if rows else None
 
 
 def _array(ids: Iterable[UUID]) -> str:
     """An array as Postgres reads it; the driver's own way costs a Python call for each value."""
     return "{" + ",".join([job_id.hex for job_id in ids]) + "}"
+
+
+def _by_id(facts: Iterable[tuple[UUID, Any]]) -> str:
+    """A JSON object."""
+    return orjson.dumps(dict(facts), option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 HELD = """
@@ -154,7 +155,8 @@ COMPLETE_MANY = """
 with settled as (
     update haulier.jobs j
        set state = 'succeeded', result = %(results)s::jsonb -> j.id::text, finished_at = clock_timestamp(), worker_id = null, seq = j.seq + 1
-     where j.id = any(%(ids)s::uuid[]) and j.state = 'running' and j.attempt = %(attempt)s and j.worker_id = %(worker)s
+     where j.id = any(%(ids)s::uuid[]) and j.state = 'running' and j.attempt = (%(attempts)s::jsonb ->> j.id::text)::integer
+       and j.worker_id = %(worker)s
     returning j.id, j.tenant_id, j.seq, j.attempt, j.started_at, j.finished_at),
 released as (
     delete from haulier.leases where job_id = any(array(select id from settled))),
@@ -224,26 +226,20 @@ class Success(NamedTuple):
 
 
 def complete_many(tx: Tx, worker_id: UUID, successes: Sequence[Success]) -> set[UUID]:
-    """Write a set of successes, those of the same attempt in one statement and commit. Returns the jobs that were still held; the others' results
-    are dropped.
-    """
-    results = _by_id((success.job_id, success.result) for success in successes)
-    logs = _by_id((success.job_id, success.log) for success in successes)
-    held: set[UUID] = set()
-    for attempt, ids in _by_attempt((success.job_id, success.attempt) for success in successes):
-        found = tx.execute(
-            COMPLETE_MANY, {"ids": _array(ids), "attempt": attempt, "results": results, "logs": logs, "worker": worker_id}
-        ).fetchone()
-        assert found is not None
-        held.update(ids if found[0] is None else found[0])
-    return held
-
-
-def _by_id(texts: Iterable[tuple[UUID, str | None]]) -> str:
-    """A JSON object of those that have one."""
-    return orjson.dumps(
-        {job_id: orjson.Fragment(text) for job_id, text in texts if text is not None}, option=orjson.OPT_NON_STR_KEYS
-    ).decode()
+    """Write a set of successes. Returns the jobs that were still held; the others' results are dropped."""
+    ids = [success.job_id for success in successes]
+    found = tx.execute(
+        COMPLETE_MANY,
+        {
+            "ids": _array(ids),
+            "attempts": _by_id((success.job_id, success.attempt) for success in successes),
+            "results": _by_id((success.job_id, _fragment(success.result)) for success in successes if success.result is not None),
+            "logs": _by_id((success.job_id, _fragment(success.log)) for success in successes if success.log is not None),
+            "worker": worker_id,
+        },
+    ).fetchone()
+    assert found is not None
+    return set(ids if found[0] is None else found[0])
 
 
 @dataclass(frozen=True, slots=True)

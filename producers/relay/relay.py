@@ -174,7 +174,10 @@ class Relay:
             claim = outbox.claim(tx, queue, list(self._crew.commands), window=window, limit=CLAIM_ROWS, start=start)
         marks.note(start, claim)
         self._latest = claim.at
-        (self._behind.discard if claim.is_all else self._behind.add)(queue)
+        if claim.is_all:
+            self._behind.discard(queue)
+        else:
+            self._behind.add(queue)
         self._claimed.extend(job.job_id for job in claim.rows)
         return claim.rows
 
@@ -263,7 +266,8 @@ class Relay:
             self._asleep = True
             return
         # Short while work flows: a full window has room again soon, and confirms are outstanding.
-        self._wait(min(SHORT, self._settings.poll) if not self._asleep or self._flying or self._behind else self._settings.poll)
+        flows = not self._asleep or self._flying or (self._behind and self._transport.ready)
+        self._wait(min(SHORT, self._settings.poll) if flows else self._settings.poll)
 
     def _wait(self, seconds: float) -> None:
         """Until it is woken. A few lone jobs are announced here and now, and claimed later: a claim would get in the way of those that carry them

@@ -100,6 +100,7 @@ def test_a_set_may_have_jobs_at_several_attempts_each_with_its_own_end(books: Bo
     books.tx.execute("update haulier.outbox set announced_at = to_timestamp(case job_id when %s then 1000 else 2000 end)", (again,))
 
     begun, announced_at = attempts.begin(books.tx, books.worker, [(new, 1), (again, 2), (stale, 2)], TIMEOUTS)
+    assert books.value("select count(distinct deadline_at) from haulier.leases") == 1  # of each: when all of them must have ended
     held = attempts.complete_many(books.tx, books.worker, [Success(again, 2, '"b"'), Success(new, 1, '"a"', '[{"message": "hi"}]')])
 
     assert {(job.job_id, job.attempt) for job in begun} == {(new, 1), (again, 2)}

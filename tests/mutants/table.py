@@ -23,8 +23,8 @@ MUTANTS = (
     Mutant(
         "a message begins whatever attempt it expects",
         "ledger/attempts.py",
-        "and j.state = 'queued' and j.attempt = %(attempt)s - 1 and",
-        "and j.state = 'queued' and",
+        "and j.state = 'queued' and j.attempt + 1 = (%(attempts)s::jsonb ->> j.id::text)::integer\n",
+        "and j.state = 'queued'\n",
         "tests/ledger/test_attempts.py::test_a_message_that_expects_another_attempt_begins_nothing[embedded]",
     ),
     Mutant(
@@ -37,7 +37,7 @@ MUTANTS = (
     Mutant(
         "a set of successes is not fenced",
         "ledger/attempts.py",
-        "j.state = 'running' and j.attempt = %(attempt)s and j.worker_id = %(worker)s",
+        "j.state = 'running' and j.attempt = (%(attempts)s::jsonb ->> j.id::text)::integer\n       and j.worker_id = %(worker)s",
         "j.state = 'running'",
         "tests/ledger/test_attempts.py::test_another_worker_with_the_same_attempt_number_cannot_complete[embedded]",
     ),

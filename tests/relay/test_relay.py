@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 import pytest
 
 from config.ids import uuid7
 from ledger import outbox, workers
 from ledger.outbox import Claimed
-from producers.relay.relay import bundle, forget_announcements, share
+from producers.relay.relay import SHORT, bundle, forget_announcements, share
 from tests.relay.conftest import Wire, running, submit, wait_for
 
 
@@ -94,6 +96,26 @@ def test_nothing_is_claimed_while_the_broker_is_away(database):
         assert marked == (0,)
         wire.ready = True
         wait_for(lambda: len(wire.names()) == 3)
+
+
+def test_with_the_broker_away_a_full_window_is_not_looked_at_all_the_time(database, monkeypatch):
+    wire, looks = Wire(), []
+    stage = outbox.stage
+    monkeypatch.setattr(outbox, "stage", lambda *facts: looks.append(1) or stage(*facts))
+    with database.plumbing() as tx:
+        workers.measure(tx, {"test.do": 10_000})
+    submit(database, 20)
+
+    def is_calm():
+        before = len(looks)
+        time.sleep(10 * SHORT)
+        return len(looks) == before
+
+    with running(database, wire, poll=30):
+        wait_for(lambda: len(wire.names()) == 16)
+        assert not is_calm()
+        wire.ready = False
+        wait_for(is_calm)
 
 
 def test_a_sleeping_relay_is_woken_by_a_submission(database):
