@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, LiteralString, Self
@@ -318,13 +318,16 @@ class Rig:
 
         eventually(are_final, seconds, self.describe)
 
-    def add_webhook(self, url: str, *events: str) -> Webhook:
+    @contextlib.contextmanager
+    def webhook(self, url: str, *events: str) -> Iterator[Webhook]:
+        """Gone at the end, also of a test that failed: nobody would be told what the jobs of the next one have come to."""
         with self._database.plumbing() as tx, tx.transaction():
-            return webhooks.add(tx, self.tenant_id, "", url, events, None, make_secret())
-
-    def remove_webhook(self, webhook: Webhook) -> None:
-        with self._database.plumbing() as tx:
-            webhooks.remove(tx, webhook.id)
+            webhook = webhooks.add(tx, self.tenant_id, "", url, events, None, make_secret())
+        try:
+            yield webhook
+        finally:
+            with self._database.plumbing() as tx:
+                webhooks.remove(tx, webhook.id)
 
     # What is there.
 
