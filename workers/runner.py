@@ -99,6 +99,7 @@ class Runner:
             log.warning("could not take its jobs back; upkeep will", worker=str(worker_id), error=str(error).strip())
 
     def _drain(self) -> int:
+        log.info("runner stops; what runs may finish", pid=os.getpid(), seconds=self._settings.drain)
         alive = [post.process for post in self._posts if post.process is not None]
         for process in alive:
             process.send_signal(signal.SIGTERM)

@@ -95,7 +95,7 @@ def unit_killed(place: Place, chance: random.Random) -> Iterator[None]:
 @contextmanager
 def paused(role: str, place: Place, chance: random.Random) -> Iterator[None]:
     """A zombie: longer than its lease, and then it goes on where it was."""
-    with chance.choice(place.of(role)).held() as part:
+    with chance.choice(place.of(role)).held_up() as part:
         part.pause()
         yield
         part.go_on()
@@ -120,7 +120,7 @@ def out_of_files(place: Place, chance: random.Random) -> Iterator[None]:
 def stopped(role: str, place: Place, chance: random.Random) -> Iterator[None]:
     """SIGTERM, as a deployment does, and started again."""
     slot = chance.choice(place.of(role))
-    with slot.held():
+    with slot.held_up():
         slot.stop()
         slot.start()
         yield
@@ -342,7 +342,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("intake paused", "serve", (3, 6), partial(paused, "serve"), SUPERVISED),
         Fault("upkeep paused", "upkeep", (7, 9), partial(paused, "upkeep"), SUPERVISED),
         Fault("worker out of files", "work", (3, 5), out_of_files, POSTGRES_AWAY),
-        Fault("worker stopped", "work", (1, 2), partial(stopped, "work"), ("worker stops",)),
+        Fault("worker stopped", "work", (1, 2), partial(stopped, "work"), ("runner stops",)),
         Fault("relay stopped", "relay", (1, 2), partial(stopped, "relay"), SUPERVISED),
         Fault("intake stopped", "serve", (1, 2), partial(stopped, "serve"), ("the intake listens",)),
         Fault("worker's clock +1 h", "work", (5, 8), partial(skewed, "work", "+1h"), "no clock but the database's counts, so nothing goes wrong"),

@@ -47,6 +47,10 @@ PLENTY = 10**9
 #: Shorter than in production, so that a run of minutes sees many recoveries; long enough that a busy machine takes nobody for dead.
 SETTINGS = {"heartbeat": 1, "lease": 5, "tick": 0.5, "processes": 1, "threads": 3, "drain": 8, "archive_after": 120, "log_format": "json"}
 
+#: What a process says once it has started, and seconds within which it does, if nothing is in its way.
+UP = {"work": "runner started", "serve": "the intake listens"}
+STARTS_WITHIN = 20.0
+
 
 class Place:
     """Use it with `with`."""
@@ -227,6 +231,17 @@ class Slot:
         with self._lock:
             if self.part is None:
                 self.start()
+            assert self.part
+            yield self.part
+
+    @contextlib.contextmanager
+    def held_up(self) -> Iterator[Part]:
+        """The same of one that has started: nobody can say anything before."""
+        with self.held():
+            until = time.monotonic() + STARTS_WITHIN
+            while self.part and UP.get(self.role, "") not in self.part.log and time.monotonic() < until:
+                self.tend()
+                time.sleep(0.05)
             assert self.part
             yield self.part
 
