@@ -1,15 +1,21 @@
-"""The connections of one worker thread."""
+"""The connections of worker threads: two for each."""
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg import OperationalError
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from config.outage import ride_out
 from ledger.connection import Database, driver_of, is_open, send
+
+T = TypeVar("T")
 
 #: Seconds for which a transaction that was opened for the next job may idle: the server may end it some seconds later.
 STALE = 1.0
@@ -70,3 +76,39 @@ class ThreadConnections:
             self._handlers.invalidate()
             self._handlers.close()
             self._handlers = self._open_for = None
+
+
+class Connections:
+    """One process's: every thread has its own, and the slot that goes with them."""
+
+    def __init__(self, database: Database, threads: int) -> None:
+        self._database = database
+        self._free_slots = list(range(threads))
+        self._local = threading.local()
+
+    def own(self) -> ThreadConnections:
+        """The calling thread's."""
+        own: ThreadConnections | None = getattr(self._local, "own", None)
+        if own is None:
+            own = self._local.own = ThreadConnections(self._database, self._free_slots.pop())
+        return own
+
+    def close(self) -> None:
+        """The calling thread's, if it has any."""
+        if getattr(self._local, "own", None) is not None:
+            self.own().reset()
+
+    def plainly(self, call: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """One use of the thread's plumbing connection; one that broke is replaced before the next."""
+        own = self.own()
+        connection = own.plumbing()
+        try:
+            with self._database.watchdog.guard(connection, self._database.deadlines.call):
+                return call(connection)
+        except psycopg.Error:  # after a migration, too, which may have changed what a prepared statement returns
+            own.reset()
+            raise
+
+    def riding_out(self, call: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """For the end of an attempt: it is written as soon as the database is back (and the fence says whether it still counts)."""
+        return ride_out("the database", lambda: self.plainly(call), (OperationalError,))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import traceback
 from uuid import UUID
 
 import orjson
+import psycopg
 import structlog
-from pydantic import ValidationError
+from psycopg import OperationalError
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from ledger.attempts import Begun, End
 from ledger.workers import Lapsed
@@ -23,6 +27,8 @@ KEPT_CHARACTERS = 8_000
 INTERRUPTIONS = 20
 #: Seconds, a hundred years: whoever waits for longer waits so long.
 LONGEST_WAIT = 100 * 366 * 86_400.0
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class NeedsReviewError(Exception):
@@ -86,6 +92,44 @@ def _judge(handler: Handler, begun: Begun, worker_id: UUID, found: object, lines
             return fail(handler, begun, worker_id, _raised(found, code_of(found)), getattr(found, "retry_after", None), lines)
         case _:
             raise TypeError(f"neither an exception nor Rejected nor Snooze: {found!r}")
+
+
+def cut_short(error: Exception) -> Exception:
+    """A lost connection or a deadlock is nobody's fault; any other statement that failed is the handler's."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.Error) or not _is_nobodys_fault(cause):
+        return error
+    return CutShortError(f"the database went away or chose another: {cause}")
+
+
+def _is_nobodys_fault(error: psycopg.Error) -> bool:
+    """No answer at all, a server that goes down or has no room (class 53: disk, memory, connections; I/O errors), or a deadlock that chose this one."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, OperationalError)
+    return state[:2] in {"08", "53"} or state in {"57P01", "57P02", "57P03", "58030", "40001", "40P01"}
+
+
+def result_of(found: object, limit: int) -> str | None:
+    """What a handler returned, as JSON text. Raises ResultTooLargeError beyond so many bytes."""
+    return _checked(_json(found), limit)
+
+
+def _json(found: object) -> str | None:
+    if found is None:
+        return None
+    if isinstance(found, BaseModel):
+        return found.model_dump_json()
+    return orjson.dumps(found).decode()
+
+
+def _checked(result: str | None, limit: int) -> str | None:
+    """JSON may hold a NUL, jsonb may not: better this attempt fails than a set of them cannot be written. Raises ResultTooLargeError."""
+    if result is not None and len(result) * 4 > limit and (size := len(result.encode())) > limit:
+        raise ResultTooLargeError(size, limit)
+    if result is not None and _NUL.search(result):
+        raise ValueError("the result holds a NUL character (U+0000), which the ledger cannot keep")
+    return result
 
 
 def fail(

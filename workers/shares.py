@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from ledger.attempts import Begun
 from pipelines.command import Handler
 
 #: So many more after each transaction that went well.
@@ -29,3 +32,20 @@ class Shares:
     def rolled_back(self, handler: Handler, jobs: int) -> None:
         """A transaction of so many."""
         self._sizes[handler.name] = max(FEWEST, jobs / 2)
+
+
+def group(begun: Sequence[Begun], handlers: Mapping[str, Handler], shares: Shares) -> list[list[Begun]]:
+    """What may share a transaction, side by side; all else by itself. In order, by the first of each group."""
+    groups: list[list[Begun]] = []
+    open_groups: dict[tuple[str, int], list[Begun]] = {}
+    for job in begun:
+        name = (job.command, job.tenant_id)
+        most = 1 if job.solo else shares.most(handlers[job.command])
+        joined = open_groups.get(name) if most > 1 else None
+        if joined is not None and len(joined) < most:
+            joined.append(job)
+            continue
+        groups.append([job])
+        if most > 1:
+            open_groups[name] = groups[-1]
+    return groups

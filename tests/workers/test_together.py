@@ -20,8 +20,7 @@ from pipelines.command import CommandError, Rejected, Retry, Snooze
 from pipelines.many import handles_many
 from tests.workers.commands import After, Do, after, doing, note, raising
 from workers import metrics, recovery
-from workers.executor import group
-from workers.shares import Shares
+from workers.shares import Shares, group
 from workers.slots import ANY
 
 TRANSACTIONS = "select count(distinct xmin::text) from effects"
