@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 from ledger import batches
 from ledger.reading import FINAL
 from producers.intake.auth import SUBMIT, Reader
-from producers.intake.batching import MOST_ITEMS
 from producers.intake.contract import LIMITED, Responses, header, key_parameter, problems
 from producers.intake.parts import Tx, parts_of
 from producers.intake.problems import Problem, not_found
+from producers.intake.receiving import MOST_ITEMS
 from producers.intake.representation import answer, utc
 from producers.intake.views import AtomicBatchView, BatchAnswerView, BatchView
 from producers.submission import BatchItem

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import pickle
-import re
 import tempfile
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import IO, Any, cast
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from typing import IO
 from uuid import UUID
 
 import orjson
@@ -23,155 +20,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.ids import uuid7
-from config.settings import Settings
 from ledger import batches
-from ledger.batches import Batch, BatchReusedError, Known
+from ledger.batches import Batch, BatchReusedError
 from ledger.jobs import Submission
-from producers import strict_json
 from producers.intake import metrics
 from producers.intake.auth import SUBMIT, Access, authenticate
-from producers.intake.parsing import check_encoding, read_flag, read_key, read_traceparent, unreadable
-from producers.intake.parts import Parts, Tx, parts_of, tell_of
-from producers.intake.problems import LOST, Problem, as_problem, in_flight, unavailable
+from producers.intake.parsing import read_flag, read_key, read_traceparent
+from producers.intake.parts import Tx, parts_of, tell_of
+from producers.intake.problems import LOST, Problem, as_problem, unavailable
+from producers.intake.receiving import SET_BYTES, Receiving, items, reused, splitter_of
 from producers.intake.representation import answer, deprecations
-from producers.intake.splitting import Array, BrokenError, Item, Lines, Splitter
+from producers.intake.splitting import BrokenError
 from producers.intake.submitting import key_taken, unique_held
 from producers.intake.writing import Accepted, Answer, KeyTaken, Part, UniqueHeld, write_part
-from producers.submission import InvalidSubmission, UnknownCommandError, fingerprint_of, prepare, read_item, refuse_callbacks
+from producers.submission import refuse_callbacks
 
-MOST_ITEMS = 10_000
-#: Items, and bytes of their text, in one set.
+#: Items in one set.
 SET_ITEMS = 500
-SET_BYTES = 128 << 10
 #: Batches that one intake receives at a time; each may hold three sets.
 MOST_BATCHES = 64
-#: A body that comes slower than this, in bytes a second, after the first `request_deadline` seconds, is given up.
-LEAST_RATE = 64 << 10
-#: Seconds of checking after which other requests have their turn.
-SLICE = 0.001
 #: Errors of an atomic batch that are told.
 MOST_ERRORS = 100
-
-_JSON = re.compile(r'application/json\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
-_LINES = re.compile(r'application/(x-)?(ndjson|jsonl)\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class Receiving:
-    """A batch on its way in."""
-
-    request: Request
-    parts: Parts
-    access: Access
-    batch: Batch
-    known: Known | None
-    splitter: Splitter
-    trace: str | None
-    #: Items in one set.
-    most: int
-    #: The set under way: its items, where it begins, how much text, and what tells it from another.
-    start: int = 0
-    wishes: list[Submission | None] = field(default_factory=list[Submission | None])
-    size: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
-    #: The answer to each item, in JSON; empty until it is known.
-    answers: list[bytes] = field(default_factory=list[bytes])
-    accepted: int = 0
-    new: int = 0
-    #: The commands of those that were accepted.
-    used: set[str] = field(default_factory=set[str])
-    #: The sets before, while they are written: the last, and the one before it; why one could not be, and how many items were whole before it.
-    writing: asyncio.Task[None] | None = None
-    earlier: asyncio.Task[None] | None = None
-    failed: Problem | None = None
-    whole: int | None = None
-
-    @property
-    def items(self) -> int:
-        return self.start + len(self.wishes)
-
-    def is_full(self) -> bool:
-        stored = self.known.sets.get(self.start) if self.known else None
-        if stored is not None:
-            return len(self.wishes) >= stored[0]
-        return len(self.wishes) >= self.most or self.size >= SET_BYTES
-
-    def add(self, raw: Item) -> Problem | None:
-        """Check an item and put it into the set. Returns what is wrong with it. Raises BrokenError where it is no JSON at all."""
-        if self.items >= MOST_ITEMS:
-            raise BrokenError(f"a batch has at most {MOST_ITEMS} items", "too-large")
-        if self.known is not None and self.known.items is not None and self.items >= self.known.items:
-            raise BatchReusedError
-        self.size += 0 if raw is None else len(raw)
-        try:
-            self.wishes.append(self._check(raw))
-        except (Problem, InvalidSubmission, UnknownCommandError) as error:
-            self.wishes.append(None)
-            return as_problem(error, self.request)
-        return None
-
-    def _check(self, raw: Item) -> Submission:
-        settings = self.parts.settings
-        if raw is None:
-            self._tell_apart(b"too large")
-            raise Problem("too-large", f"an item must be at most {settings.max_job_bytes} bytes")
-        try:
-            body = strict_json.read(raw, settings.max_depth)
-        except strict_json.JsonSyntaxError as error:
-            if self.splitter.fragile:
-                raise BrokenError(f"item {self.items}: {error.detail}") from None
-            self._tell_apart(raw)
-            raise unreadable(error) from None
-        except strict_json.JsonError as error:
-            self._tell_apart(raw)
-            raise unreadable(error) from None
-        fingerprint = self._fingerprint(body)
-        wish = read_item(body)
-        return prepare(
-            wish,
-            self.parts.handlers,
-            self.batch.tenant_id,
-            key=wish.idempotency_key,
-            fingerprint=fingerprint if wish.idempotency_key else b"",
-            who=self.batch.who,
-            traceparent=self.trace,
-        )
-
-    def _fingerprint(self, body: Any) -> bytes:
-        """The same as that of the item submitted by itself, under its key."""
-        fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {"": body}
-        key = fields.get("idempotency_key")
-        if key is None and self.batch.key is None:
-            return b""
-        fingerprint = fingerprint_of({name: value for name, value in fields.items() if name != "idempotency_key"})
-        self._tell_apart(fingerprint + orjson.dumps(key))
-        return fingerprint
-
-    def _tell_apart(self, text: bytes) -> None:
-        if self.batch.key is not None:
-            self.digest.update(hashlib.sha256(text).digest())
-
-    def jobs_of(self, starts: Iterable[int]) -> int:
-        """How many jobs these sets have already, from an earlier try: no limit counts them again."""
-        return sum(self.known.sets[start][1] for start in starts if start in self.known.sets) if self.known else 0
-
-    def meets_another(self, start: int) -> Problem:
-        """Where a set is not as it was written. One that was not there when this request began is written by another one of the same key, which
-        may have cut it elsewhere, as its limits were: only a repeat, which knows its size, can tell.
-        """
-        return _reused() if self.known and start in self.known.sets else in_flight()
-
-    async def settle(self) -> None:
-        """Wait for the sets that are being written."""
-        if self.writing is not None:
-            await self.writing
-            self.writing = self.earlier = None
-
-    def take(self, *, last: bool = False) -> Part:
-        """The set under way, to be written; another one begins."""
-        part = Part(self.start, self.wishes, self.digest.digest(), self.items if last else None)
-        self.start, self.wishes, self.size, self.digest = self.items, [], 0, hashlib.sha256()
-        return part
 
 
 async def accept_batch(request: Request) -> Response:
@@ -179,13 +48,13 @@ async def accept_batch(request: Request) -> Response:
     key = await authenticate(request, SUBMIT)
     atomic = read_flag(request.query_params, "atomic")
     name = read_key(request.headers)
-    splitter = _splitter(request, parts.settings)
+    splitter = splitter_of(request, parts.settings)
     tenant_id = key.tenant_id
     assert tenant_id is not None
     access = Access(key)
     known = await parts.door.use_aside(access, lambda tx: batches.find(tx, tenant_id, name)) if name else None
     if known is not None and known.atomic != atomic:
-        raise _reused()
+        raise reused()
     batch = Batch(tenant_id, known.id if known else uuid7(), name, atomic, f"key:{key.prefix}")
     most = SET_ITEMS if atomic else parts.limiter.policy(tenant_id).set_size(SET_ITEMS)
     receiving = Receiving(request, parts, access, batch, known, splitter, read_traceparent(request.headers), most)
@@ -200,7 +69,7 @@ async def _accept_each(receiving: Receiving) -> Response:
     """Item by item: what is refused does not touch the others, and what was written before the body breaks stands."""
     stopped: Problem | None = None
     try:
-        async for raw in _items(receiving):
+        async for raw in items(receiving):
             problem = receiving.add(raw)
             receiving.answers.append(b"" if problem is None else _refusal(receiving, problem))
             if receiving.is_full() and not await _hand_over(receiving, receiving.take()):
@@ -321,7 +190,7 @@ async def _accept_all_or_none(receiving: Receiving) -> Response:
     spooled = 0
     with tempfile.SpooledTemporaryFile(max_size=SET_BYTES) as file:
         try:
-            async for raw in _items(receiving):
+            async for raw in items(receiving):
                 if len(errors) >= MOST_ERRORS:
                     continue
                 problem = receiving.add(raw)
@@ -416,11 +285,7 @@ def _stop(error: Problem | BrokenError | BatchReusedError) -> Problem:
         case BrokenError():
             return Problem(error.kind, error.detail)
         case BatchReusedError():
-            return Problem("key-reused", "this Idempotency-Key was used before for another batch; nothing of this body was accepted")
-
-
-def _reused() -> Problem:
-    return _stop(BatchReusedError())
+            return reused()
 
 
 def _refused(wish: Submission, each: KeyTaken | UniqueHeld) -> Problem:
@@ -460,52 +325,3 @@ def _told(receiving: Receiving, stopped: Problem | None) -> Response:
 
 def _deprecations(receiving: Receiving) -> dict[str, str]:
     return deprecations(receiving.used, receiving.parts.handlers)
-
-
-async def _items(receiving: Receiving) -> AsyncIterator[Item]:
-    """The items as they arrive. Raises Problem and BrokenError. Lets other requests have their turn."""
-    splitter = receiving.splitter
-    turn = time.perf_counter() + SLICE
-    async for chunk in _chunks(receiving.request, receiving.parts.settings):
-        for raw in splitter.feed(chunk):
-            yield raw
-            if time.perf_counter() > turn:
-                await asyncio.sleep(0)
-                turn = time.perf_counter() + SLICE
-    for raw in splitter.close():
-        yield raw
-
-
-async def _chunks(request: Request, settings: Settings) -> AsyncIterator[bytes]:
-    """The body in the pieces it comes in, which have to come fast enough; the time that we take ourselves is not the client's."""
-    limit, size, waited = settings.max_batch_bytes, 0, 0.0
-    too_large = Problem("too-large", f"the body must be at most {limit} bytes")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > limit:
-        raise too_large
-    stream = request.stream()
-    while True:
-        asked = time.monotonic()
-        try:
-            async with asyncio.timeout(settings.request_deadline + size / LEAST_RATE - waited):
-                chunk = await anext(stream, None)
-        except TimeoutError:
-            detail = f"the body came slower than {LEAST_RATE} bytes a second, after {settings.request_deadline:g} s"
-            raise Problem("request-timeout", detail, headers={"connection": "close"}) from None
-        if chunk is None:
-            return
-        waited += time.monotonic() - asked
-        size += len(chunk)
-        if size > limit:
-            raise too_large
-        yield chunk
-
-
-def _splitter(request: Request, settings: Settings) -> Splitter:
-    given = request.headers.get("content-type", "")
-    check_encoding(request.headers)
-    if _JSON.fullmatch(given):
-        return Array(settings.max_job_bytes)
-    if _LINES.fullmatch(given):
-        return Lines(settings.max_job_bytes)
-    raise Problem("unsupported-media-type", f"the body must be application/json or application/x-ndjson in UTF-8, got {given[:100]!r}")
