@@ -62,6 +62,10 @@ class LentConnection(psycopg.Connection[Any]):
         commands = self._execution(statement, values)  # which may send what is deferred so far
         self._deferred += commands + b"; "
 
+    def send_with_next(self, commands: bytes) -> None:
+        """Plain commands of ours, which cost no round trip either."""
+        self._deferred += commands + b"; "
+
     def send(self, commands: bytes) -> PGresult:
         """Run commands after what was deferred, in one round trip; returns what the last of them gave. Raises psycopg's errors."""
         try:

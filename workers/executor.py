@@ -27,7 +27,7 @@ from config.outage import ride_out
 from config.transport.message import Message, encode
 from ledger import attempts, jobs, orphans
 from ledger.attempts import Begun, Lease, LeaseLostError, Success
-from ledger.connection import Database, send
+from ledger.connection import Database
 from pipelines.command import Command, Handler, Rejected, Snooze
 from pipelines.many import Together
 from workers import metrics, outcome
@@ -290,7 +290,7 @@ class Executor:
         """Results, as JSON text, of the first jobs, of as many as there is time for."""
         local = self._connections.own()
         assert runs[0].driver is not None
-        send(runs[0].driver, PATIENCE)
+        runs[0].driver.send_with_next(PATIENCE)
         until = time.monotonic() + SHARE
         answers: list[Any] = []
         for job, run in zip(begun, runs, strict=True):

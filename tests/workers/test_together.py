@@ -90,6 +90,17 @@ def test_sixteen_share_at_most_and_only_while_they_are_quick(shop):
     assert there.value(TRANSACTIONS) == 6  # 2, 2, 1
 
 
+def test_who_shares_waits_for_a_row_only_briefly(shop):
+    there = shop(sharing(lambda _command, run: run.execute("show lock_timeout").rows[0][0]))
+    ids = there.submit(*(Do(n=n) for n in range(19)))
+
+    there.deliver(*ids[:18])  # 16, which share, and 2
+    there.deliver(ids[18])
+
+    patience = [there.job(job_id).result for job_id in ids]
+    assert (patience[:18], patience[18]) == (["100ms"] * 18, "3s")
+
+
 def test_jobs_of_two_tenants_never_share(shop):
     def handler(_command, run):
         note(run, run.tenant)
