@@ -9,7 +9,9 @@ import structlog
 
 
 def configure(log_format: str = "text", level: str = "INFO") -> None:
-    """Called once by each process's entry. Control characters in values are escaped, so that no value forges a line."""
+    """Called once by each process's entry. Control characters in values are escaped, so that no value forges a line; and a line is one write, since
+    a runner and its processes write to the same end of a pipe.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -24,7 +26,7 @@ def configure(log_format: str = "text", level: str = "INFO") -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(

@@ -33,7 +33,7 @@ FAKETIME = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketi
 #: What the product says when a server is away, by any role that uses it.
 POSTGRES_AWAY = (
     "until it is back: the database", "does not reach the database", "ledger is away", "met a ledger", "a pass of the relay failed",
-    "cannot be woken", "attempt ended: interrupted",
+    "cannot be woken", "attempt ended: interrupted", "back again: the database", "the database again", "ledger is back",
 )  # fmt: skip
 RABBITMQ_AWAY = (
     "until it is back: RabbitMQ",
@@ -41,6 +41,8 @@ RABBITMQ_AWAY = (
     "dead-letter queues are not watched",
     "not confirmed",
     "slow to confirm",
+    "back again: RabbitMQ",  # one outage may be two faults, of which it is told once that it begins and once that it is over
+    "RabbitMQ is back",
 )
 
 
