@@ -18,7 +18,7 @@ import pytest
 
 from ledger import batches
 from ledger.connection import Database
-from producers.intake import batching
+from producers.intake import receiving
 from producers.intake.sets import QUICK, SetWriter
 from producers.intake.views import AtomicBatchView, BatchAnswerView, BatchView
 from tests.intake.conftest import NOTE, Api, Worker, archive_all, count, eventually, running_intake
@@ -499,7 +499,7 @@ def test_a_body_over_the_limit_is_refused_at_once_or_where_it_passes_it(database
 
 
 def test_a_body_that_comes_too_slowly_is_given_up_and_what_came_stands(database: Database, api: Api, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batching, "LEAST_RATE", 1 << 30)
+    monkeypatch.setattr(receiving, "LEAST_RATE", 1 << 30)
     with running_intake(database, request_deadline=0.5) as strict:
         strict.keys, strict.slug = api.keys, api.slug
         nothing = Wire(strict, None)
@@ -514,7 +514,7 @@ def test_a_body_that_comes_too_slowly_is_given_up_and_what_came_stands(database:
 
 
 def test_a_body_that_comes_slower_than_a_single_one_may_is_waited_for(database: Database, api: Api, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batching, "LEAST_RATE", 100)
+    monkeypatch.setattr(receiving, "LEAST_RATE", 100)
     with running_intake(database, request_deadline=0.3) as patient:
         patient.keys, patient.slug = api.keys, api.slug
         wire = Wire(patient, None)
