@@ -68,6 +68,8 @@ ACCEPTED_IN_PEACE = 0.5
 LIVENESS = {"stuck", "left_over", "conservation"}
 #: Seconds after a fault's end within which it may still be noticed: longer than a lease, and than any deadline.
 NOTICED_WITHIN = 12.0
+#: How lines begin that tell of the end of an outage. While a fault lasts, they are the word on the one before it.
+IT_IS_OVER = ("back again", "RabbitMQ is back", "the database again", "ledger is back")
 
 
 @dataclass
@@ -463,7 +465,8 @@ def unnoticed(run: Run) -> Iterator[str]:
             began, ended = since[event.value["fault"]], event.wall
             first = bisect.bisect_left(run.log, (began, ""))
             last = bisect.bisect_right(run.log, (ended + NOTICED_WITHIN, ""))
-            if not any(part in sentence for _, sentence in run.log[first:last] for part in wanted):
+            lines = [(sentence, at >= ended) for at, sentence in run.log[first:last]]
+            if not any(part in sentence and (over or not part.startswith(IT_IS_OVER)) for sentence, over in lines for part in wanted):
                 yield f"{event.key}, the fault {event.value['fault']}: no log line says any of {', '.join(wanted)}"
 
 

@@ -205,10 +205,16 @@ CORRUPTIONS: list[tuple[str, str, Callable[[Run], object]]] = [
     ("conservation", "paid and no parcel", lambda run: run.shop["orders"][0].update(state="paid")),
     ("conservation", "a discount used too often", lambda run: run.shop["discounts"][0].update(uses=2)),
     ("unnoticed", "nobody said anything of a fault", lambda run: setattr(run, "log", [(100.0, "a worker is gone")])),
+    ("unnoticed", "only the outage before is told, while the fault lasts", lambda run: tell_that_it_is_over(run, 12.5)),
     ("unsound", "a fault that never came", lambda run: run.config["classes"].append("wipe")),
     ("unsound", "a torn history", break_the_writer),
     ("unsound", "hardly anything accepted", accept_little),
 ]
+
+
+def tell_that_it_is_over(run: Run, at: float) -> None:
+    run.config["noticed"]["kill"] = ["back again: RabbitMQ"]
+    run.log = [(at, "back again: RabbitMQ")]
 
 
 def read_again(run: Run, state: str, attempt: int) -> None:
@@ -233,6 +239,13 @@ def test_each_oracle_fires_on_what_it_is_for_and_no_other_does(oracle: str, what
     verdict = check(run)
 
     assert [name for name, sentences in verdict.found.items() if sentences] == [oracle], verdict.found
+
+
+def test_the_end_of_an_outage_that_two_faults_made_is_notice_of_the_second() -> None:
+    run = deepcopy(whole())
+    tell_that_it_is_over(run, 13.5)
+
+    assert check(run).valid
 
 
 def test_a_whole_run_is_valid_and_counted() -> None:
