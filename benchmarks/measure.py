@@ -21,7 +21,7 @@ from benchmarks.processes import ROOT, calibrate, machine_seconds, processor_sec
 WARM_UP = 500
 #: Of the jobs of a backlog, by workload.
 KINDS = {"w1": "noop", "w2": "durable", "w2r": "random"}
-#: Seconds between two single jobs.
+#: Seconds from a single job to the first look whether it has ended; the next one follows then.
 PAUSE = 0.02
 
 
@@ -128,7 +128,6 @@ def latency(contender: Contender, place: Place, servers: dict[str, int], name: s
     with processor_time(roots, jobs) as (cpu, machine):
         for number in range(jobs):
             submitted.append(_do_one(contender, place, number, before=20 + number))
-            time.sleep(PAUSE)
     with psycopg.connect(place.database_url) as database:
         committed = effect.commits(database)
     taken = [(committed[number] - submitted[number]) * 1000 for number in range(jobs)]
@@ -138,6 +137,7 @@ def latency(contender: Contender, place: Place, servers: dict[str, int], name: s
 
 def _do_one(contender: Contender, place: Place, number: int, *, before: int) -> float:
     started = contender.submit_one(number)
+    time.sleep(PAUSE)  # who looks at once takes one of two cores from those that carry the job
     await_(lambda: place.reader.count() > before, f"job {number}", place, seconds=20, pause=0.01)
     return started
 

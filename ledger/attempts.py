@@ -16,7 +16,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import Escaping
 
-from ledger.connection import JsonText, opening, send
+from ledger.connection import JsonText, ask, opening, send
 
 Tx = Connection[Any]
 
@@ -56,22 +56,23 @@ class Begun(NamedTuple):
 # Throughout, `= any(…)` and no join, or beside it: a plan that was made while the tables were tiny and that is kept joins them by reading an index
 # from end to end, and by comparing each of a set with each. So what belongs to one job of a set is looked up by its id in a JSON object (decision
 # 0026). Rows are locked in the index's order: two that share jobs do not wait for each other.
+# Ids; attempts by id; timeouts by command; the worker.
 BEGIN = """
 with begun as (
     update haulier.jobs j
-       set state = 'running', attempt = j.attempt + 1, worker_id = %(worker)s, started_at = statement_timestamp(), progress = null,
+       set state = 'running', attempt = j.attempt + 1, worker_id = $4::uuid, started_at = statement_timestamp(), progress = null,
            seq = j.seq + 1
-     where j.id = any(%(ids)s::uuid[]) and j.state = 'queued' and j.attempt + 1 = (%(attempts)s::jsonb ->> j.id::text)::integer
-       and %(timeouts)s::jsonb ? j.command
+     where j.id = any($1::uuid[]) and j.state = 'queued' and j.attempt + 1 = ($2::jsonb ->> j.id::text)::integer
+       and $3::jsonb ? j.command
        and (j.expires_at is null or j.expires_at > now())
-    returning j.id, j.attempt, j.command, j.payload, j.tenant_id, j.root_id, j.failures, j.max_failures, j.generation, j.priority,
+    returning j.id, j.attempt, j.command, j.payload::text, j.tenant_id, j.root_id, j.failures, j.max_failures, j.generation, j.priority,
               j.solo, j.traceparent, j.seq, j.queue),
 taken as (
     delete from haulier.outbox where job_id = any(array(select id from begun)) returning announced_at),
 leased as (
     insert into haulier.leases (job_id, tenant_id, queue, attempt, worker_id, deadline_at)
-    select id, tenant_id, queue, attempt, %(worker)s,
-           now() + make_interval(secs => sum((%(timeouts)s::jsonb ->> command)::float8) over ())
+    select id, tenant_id, queue, attempt, $4,
+           now() + make_interval(secs => sum(($3::jsonb ->> command)::float8) over ())
       from begun),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
@@ -89,17 +90,7 @@ def begin(tx: Tx, worker_id: UUID, expected: Sequence[tuple[UUID, int]], timeout
     """
     if not expected:
         return [], None
-    with tx.cursor() as cursor:
-        cursor.adapters.register_loader("jsonb", JsonText)
-        rows = cursor.execute(
-            BEGIN,
-            {
-                "ids": _array(job_id for job_id, _ in expected),
-                "attempts": _by_id(expected),
-                "timeouts": orjson.dumps(timeouts).decode(),
-                "worker": worker_id,
-            },
-        ).fetchall()
+    rows = ask(tx, BEGIN, _array(job_id for job_id, _ in expected), _by_id(expected), orjson.dumps(timeouts).decode(), worker_id)
     return [Begun._make(row[:12]) for row in rows], rows[0][12] if rows else None
 
 
@@ -150,23 +141,23 @@ COMPLETE = b"select haulier.complete('%s', %d, '%s', %s, %s); %s"
 
 LEASE_LOST = "LL001"
 
-# Null for all of them, the usual: a row for each would cost the client as much as its writing.
+# Ids; attempts, results and logs by id; the worker. Null for all of them, the usual: a row for each would cost the client as much as its writing.
 COMPLETE_MANY = """
 with settled as (
     update haulier.jobs j
-       set state = 'succeeded', result = %(results)s::jsonb -> j.id::text, finished_at = clock_timestamp(), worker_id = null, seq = j.seq + 1
-     where j.id = any(%(ids)s::uuid[]) and j.state = 'running' and j.attempt = (%(attempts)s::jsonb ->> j.id::text)::integer
-       and j.worker_id = %(worker)s
+       set state = 'succeeded', result = $3::jsonb -> j.id::text, finished_at = clock_timestamp(), worker_id = null, seq = j.seq + 1
+     where j.id = any($1::uuid[]) and j.state = 'running' and j.attempt = ($2::jsonb ->> j.id::text)::integer
+       and j.worker_id = $5::uuid
     returning j.id, j.tenant_id, j.seq, j.attempt, j.started_at, j.finished_at),
 released as (
     delete from haulier.leases where job_id = any(array(select id from settled))),
 recorded as (
     insert into haulier.attempts (job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, log)
-    select id, attempt, tenant_id, %(worker)s, started_at, finished_at, 'succeeded', %(logs)s::jsonb -> id::text from settled),
+    select id, attempt, tenant_id, $5, started_at, finished_at, 'succeeded', $4::jsonb -> id::text from settled),
 told as (
     insert into haulier.events (job_id, seq, tenant_id, kind, state, attempt)
     select id, seq, tenant_id, 'succeeded', 'succeeded', attempt from settled)
-select case when count(*) < cardinality(%(ids)s::uuid[]) then coalesce(array_agg(id), '{}') end from settled
+select case when count(*) < cardinality($1::uuid[]) then coalesce(array_agg(id), '{}') end from settled
 """
 
 
@@ -228,18 +219,16 @@ class Success(NamedTuple):
 def complete_many(tx: Tx, worker_id: UUID, successes: Sequence[Success]) -> set[UUID]:
     """Write a set of successes. Returns the jobs that were still held; the others' results are dropped."""
     ids = [success.job_id for success in successes]
-    found = tx.execute(
+    [(found,)] = ask(
+        tx,
         COMPLETE_MANY,
-        {
-            "ids": _array(ids),
-            "attempts": _by_id((success.job_id, success.attempt) for success in successes),
-            "results": _by_id((success.job_id, _fragment(success.result)) for success in successes if success.result is not None),
-            "logs": _by_id((success.job_id, _fragment(success.log)) for success in successes if success.log is not None),
-            "worker": worker_id,
-        },
-    ).fetchone()
-    assert found is not None
-    return set(ids if found[0] is None else found[0])
+        _array(ids),
+        _by_id((success.job_id, success.attempt) for success in successes),
+        _by_id((success.job_id, _fragment(success.result)) for success in successes if success.result is not None),
+        _by_id((success.job_id, _fragment(success.log)) for success in successes if success.log is not None),
+        worker_id,
+    )
+    return set(ids if found is None else found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import orjson
 from psycopg import Connection
 
 from ledger import notices
+from ledger.connection import ask
 
 Tx = Connection[Any]
 
@@ -55,12 +56,13 @@ class Submission:
     callback: UUID | None = None
 
 
+# Rows; what wakes a relay, or null; for a set, how many.
 # "(… in …) is true" keeps the planner from making a join of it, which on connections that go by index compares each with each.
 _WRITE: LiteralString = """
 with wishes as materialized (
     select w.*, coalesce(w.run_at, now() + make_interval(secs => w.delay)) as due_at,
            (coalesce(w.run_at > now(), false) or w.delay > 0) as scheduled
-      from jsonb_to_recordset(%(rows)s::jsonb)
+      from jsonb_to_recordset($1::jsonb)
         as w(id uuid, tenant_id integer, root_id uuid, parent_id uuid, command text, queue text, payload jsonb, max_failures smallint,
              priority smallint, run_at timestamptz, delay float8, expires_at timestamptz, labels jsonb, key text, fingerprint text,
              who text, traceparent text, callback uuid)),
@@ -88,8 +90,8 @@ told as (
       from wishes w where (w.id in (select id from accepted)) is true)
 """
 _WAKE: LiteralString = """
-       (select pg_notify('haulier_relay', (array_agg(id))[1] || ' ' || %(notice)s) from haulier.workers
-         where %(notice)s::text is not null and kind = 'relay' and stopped_at is null and seen_at > now() - interval '10 seconds'
+       (select pg_notify('haulier_relay', (array_agg(id))[1] || ' ' || $2) from haulier.workers
+         where $2::text is not null and kind = 'relay' and stopped_at is null and seen_at > now() - interval '10 seconds'
         having bool_and(asleep))
   from accepted
 """
@@ -107,7 +109,7 @@ called_back as (
     + _ANSWER
 )
 # Null for all of them, the usual: a set's rows would cost the client as much as its writing.
-SUBMIT_SET = _WRITE + "select case when count(*) < %(number)s then coalesce(array_agg(id), '{}') end," + _WAKE
+SUBMIT_SET = _WRITE + "select case when count(*) < $3::integer then coalesce(array_agg(id), '{}') end," + _WAKE
 
 
 class Times(NamedTuple):
@@ -126,7 +128,7 @@ def submit(tx: Tx, submissions: Sequence[Submission], *, wake: bool = False) -> 
     """
     rows = orjson.dumps([_row(wish) for wish in submissions])
     statement = SUBMIT_WITH_CALLBACKS if any(wish.callback for wish in submissions) else SUBMIT
-    found = tx.execute(statement, {"rows": rows.decode(), "notice": _notice(submissions) if wake else None})
+    found = ask(tx, statement, rows.decode(), _notice(submissions) if wake else None)
     return {row[0]: Times(row[1], row[2]) for row in found}
 
 
@@ -135,9 +137,8 @@ def submit_set(tx: Tx, submissions: Sequence[Submission], *, wake: bool = False)
     if any(wish.callback for wish in submissions):
         return set(submit(tx, submissions, wake=wake))
     rows = orjson.dumps([_row(wish) for wish in submissions])
-    found = tx.execute(SUBMIT_SET, {"rows": rows.decode(), "notice": "" if wake else None, "number": len(submissions)}).fetchone()
-    assert found is not None
-    return {wish.id for wish in submissions} if found[0] is None else set(found[0])
+    [(found, _)] = ask(tx, SUBMIT_SET, rows.decode(), "" if wake else None, len(submissions))
+    return {wish.id for wish in submissions} if found is None else set(found)
 
 
 def _notice(submissions: Sequence[Submission]) -> str:

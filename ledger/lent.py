@@ -8,7 +8,6 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.adapt import Transformer
 from psycopg.pq import Escaping, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import RowFactory, tuple_row
@@ -53,9 +52,7 @@ class LentConnection(psycopg.Connection[Any]):
         result = self._call(commands)
         if not result.nfields:
             return Answer(rowcount=result.command_tuples or 0)
-        loader = Transformer(self)
-        loader.set_pgresult(result)
-        return Answer(loader.load_rows(0, result.ntuples, tuple), result.ntuples)
+        return Answer(libpq.rows(self, result), result.ntuples)
 
     def defer(self, statement: LiteralString, *values: Any) -> None:
         """The same for one whose answer nobody needs: it goes with the next, whatever that is, which raises its error."""

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
+from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
+#: What each connection has prepared here: statements, and their names.
+_prepared: WeakKeyDictionary[psycopg.Connection[Any], dict[str, bytes]] = WeakKeyDictionary()
 _WELL = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
 
 
 def call(connection: psycopg.Connection[Any], commands: bytes) -> PGresult:
     """Run commands in one round trip; returns what the last of them gave. Raises psycopg's errors."""
     return checked(connection, connection.pgconn.exec_(commands))
+
+
+def ask(connection: psycopg.Connection[Any], statement: LiteralString, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    """Run a statement with `$1` and so on for its values, which go as text, and return its rows. It is prepared once. Begins no transaction.
+
+    Raises psycopg's errors.
+    """
+    names = _prepared.setdefault(connection, {})
+    name = names.get(statement)
+    if name is None:
+        name = b"ledger_%d" % len(names)
+        checked(connection, connection.pgconn.prepare(name, statement.encode()))
+        names[statement] = name
+    sent: Any = [None if value is None else str(value).encode() for value in values]  # psycopg's stubs know no null
+    try:
+        return rows(connection, checked(connection, connection.pgconn.exec_prepared(name, sent)))
+    except psycopg.errors.InvalidSqlStatementName:  # somebody has thrown them away (`discard all`)
+        names.clear()
+        raise
+
+
+def rows(connection: psycopg.Connection[Any], result: PGresult) -> list[tuple[Any, ...]]:
+    """As the connection reads their types."""
+    loader = Transformer(connection)
+    loader.set_pgresult(result)
+    return loader.load_rows(0, result.ntuples, tuple)
 
 
 def checked(connection: psycopg.Connection[Any], result: PGresult) -> PGresult:
