@@ -23,7 +23,7 @@ WORKLOADS = {
     "w5": "single submissions over HTTP: 32 connections, one process that takes them",
 }
 #: Enough for some seconds of those that are fast.
-JOBS = {"w1": 30_000, "w2": 10_000, "w2r": 10_000, "w3": 200, "w4": 10_000, "w5": 10_000}
+JOBS = {"w1": 30_000, "w2": 30_000, "w2r": 30_000, "w3": 200, "w4": 10_000, "w5": 10_000}
 
 _PEERS: dict[str, Callable[[Place], Contender]] = {name: partial(PeerContender, name=name) for name in PEERS}
 _THREE_WAYS: dict[str, Callable[[Place], Contender]] = {
