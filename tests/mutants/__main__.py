@@ -5,6 +5,7 @@ Ends with status 0 when each test passes on the product as it is, and fails by a
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -87,4 +88,8 @@ def verdicts(report: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants", description="make each mutant in a copy of this tree, and see its test fail"
+    )
+    parser.add_argument("words", metavar="WORD", nargs="*", help="only those whose name has one of the words")
+    sys.exit(main(parser.parse_args().words))

@@ -23,8 +23,8 @@ MUTANTS = (
     Mutant(
         "a message begins whatever attempt it expects",
         "ledger/attempts.py",
-        "and j.state = 'queued' and j.attempt + 1 = (%(attempts)s::jsonb ->> j.id::text)::integer\n",
-        "and j.state = 'queued'\n",
+        "and j.state = 'queued' and j.attempt + 1 = ($2::jsonb ->> j.id::text)::integer\n",
+        "and j.state = 'queued' and $2::jsonb is not null\n",
         "tests/ledger/test_attempts.py::test_a_message_that_expects_another_attempt_begins_nothing[embedded]",
     ),
     Mutant(
@@ -37,8 +37,8 @@ MUTANTS = (
     Mutant(
         "a set of successes is not fenced",
         "ledger/attempts.py",
-        "j.state = 'running' and j.attempt = (%(attempts)s::jsonb ->> j.id::text)::integer\n       and j.worker_id = %(worker)s",
-        "j.state = 'running'",
+        "j.state = 'running' and j.attempt = ($2::jsonb ->> j.id::text)::integer\n       and j.worker_id = $5::uuid",
+        "j.state = 'running' and $2::jsonb is not null and $5::uuid is not null",
         "tests/ledger/test_attempts.py::test_another_worker_with_the_same_attempt_number_cannot_complete[embedded]",
     ),
     Mutant(
