@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from typing import assert_type
 from uuid import UUID
@@ -196,3 +198,12 @@ def test_cancelling_and_replaying(call: Call, api: Api, worker: Worker):
     assert call("cancel", waiting)["state"] == "cancelled"
     assert call("replay", dead, "fixed", role="operator")["state"] == "queued"
     eventually(lambda: api.get(f"/v1/jobs/{dead}").json()["state"] == "queued")
+
+
+def test_who_only_has_the_client_does_not_wait_for_the_ledgers_half():
+    """A command that people type starts in a third of a second, and not in one."""
+    look = "import sys; import producers.client, console.client; print(*{'sqlalchemy', 'psycopg', 'redis', 'fastapi', 'dramatiq'} & sys.modules.keys())"
+
+    loaded = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
+
+    assert loaded == []
