@@ -124,10 +124,8 @@ def latency(contender: Contender, place: Place, servers: dict[str, int], name: s
     roots = servers | place.processes.pids()
     settled = _prepare(place)
     calibration = calibrate()
-    submitted: list[float] = []
     with processor_time(roots, jobs) as (cpu, machine):
-        for number in range(jobs):
-            submitted.append(_do_one(contender, place, number, before=20 + number))
+        submitted = [_do_one(contender, place, number, before=20 + number) for number in range(jobs)]
     with psycopg.connect(place.database_url) as database:
         committed = effect.commits(database)
     taken = [(committed[number] - submitted[number]) * 1000 for number in range(jobs)]
