@@ -9,7 +9,7 @@ BROKER ?= memory
 # `make test ARGS="tests/rig -x"`
 ARGS ?=
 # Half of what the tests do is wait for leases and timeouts: so files run side by side, each process with servers of its own. 0: one after another.
-JOBS ?= 3
+JOBS ?= 2
 
 BIN := .venv/bin
 
@@ -21,7 +21,7 @@ setup: .venv/ready  ## make .venv from the lock file; quick when nothing has cha
 demo: setup  ## run 500 orders through everything (BROKER=rabbitmq: with a real RabbitMQ)
 	@HAULIER_DEMO_BROKER=$(BROKER) $(BIN)/python -m console.demo
 
-test: setup  ## run every test, on real servers, three files at a time (ARGS="…": for pytest; JOBS=0: one at a time)
+test: setup  ## run every test, on real servers, two files at a time (ARGS="…": for pytest; JOBS=0: one at a time)
 	@$(BIN)/python -m console.servers.find
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 

@@ -21,10 +21,18 @@ def call(connection: psycopg.Connection[Any], commands: bytes) -> PGresult:
 
 
 def ask(connection: psycopg.Connection[Any], statement: LiteralString, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    """Run a statement with `$1` and so on for its values, which go as text, and return its rows. It is prepared once. Begins no transaction.
+    """Run a statement with `$1` and so on for its values, which go as text, and return its rows. It is prepared once, and is a transaction of its own.
 
     Raises psycopg's errors.
     """
+    try:
+        return _run_prepared(connection, statement, values)
+    except psycopg.errors.InvalidSqlStatementName:  # the driver throws away all that is prepared, ours as well, after a rollback
+        _prepared.pop(connection, None)
+        return _run_prepared(connection, statement, values)
+
+
+def _run_prepared(connection: psycopg.Connection[Any], statement: LiteralString, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
     names = _prepared.setdefault(connection, {})
     name = names.get(statement)
     if name is None:
@@ -32,11 +40,7 @@ def ask(connection: psycopg.Connection[Any], statement: LiteralString, values: t
         checked(connection, connection.pgconn.prepare(name, statement.encode()))
         names[statement] = name
     sent: Any = [None if value is None else str(value).encode() for value in values]  # psycopg's stubs know no null
-    try:
-        return rows(connection, checked(connection, connection.pgconn.exec_prepared(name, sent)))
-    except psycopg.errors.InvalidSqlStatementName:  # somebody has thrown them away (`discard all`)
-        names.clear()
-        raise
+    return rows(connection, checked(connection, connection.pgconn.exec_prepared(name, sent)))
 
 
 def rows(connection: psycopg.Connection[Any], result: PGresult) -> list[tuple[Any, ...]]:

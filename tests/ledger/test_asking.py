@@ -39,9 +39,18 @@ def test_raises_psycopgs_errors_and_goes_on(books: Books) -> None:
 def test_prepares_again_what_was_thrown_away(books: Books) -> None:
     ask(books.tx, SUM, *VALUES)
     books.tx.execute("deallocate all", prepare=False)
-    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
-        ask(books.tx, SUM, *VALUES)
     assert len(ask(books.tx, SUM, *VALUES)) == 1
+    assert prepared(books.tx) == 1
+
+
+def test_within_a_transaction_and_after_its_rollback(books: Books) -> None:
+    """The driver throws away all that is prepared after a rollback."""
+    ask(books.tx, SUM, *VALUES)
+    for _ in range(2):
+        with books.tx.transaction(force_rollback=True):
+            assert len(ask(books.tx, SUM, *VALUES)) == 1
+            books.tx.execute("select 1")
+        assert len(ask(books.tx, SUM, *VALUES)) == 1
 
 
 def test_a_lost_connection_is_an_operational_error(books: Books) -> None:
