@@ -50,7 +50,7 @@ def test_within_a_transaction_and_after_its_rollback(books: Books) -> None:
         with books.tx.transaction(force_rollback=True):
             assert len(ask(books.tx, SUM, *VALUES)) == 1
             books.tx.execute("select 1")
-        assert len(ask(books.tx, SUM, *VALUES)) == 1
+    assert len(ask(books.tx, SUM, *VALUES)) == 1
 
 
 def test_a_lost_connection_is_an_operational_error(books: Books) -> None:
@@ -61,17 +61,24 @@ def test_a_lost_connection_is_an_operational_error(books: Books) -> None:
             ask(lost, SUM, *VALUES)
 
 
-def test_on_a_callers_connection_the_transaction_is_the_callers(books: Books) -> None:
-    """Its first statement begins the transaction, nothing is prepared, and nothing is there before its commit."""
+@pytest.mark.parametrize("threshold", [None, 0])
+def test_on_a_callers_connection_the_transaction_is_the_callers(books: Books, threshold: int | None) -> None:
+    """Its first statement begins the transaction, nothing is prepared that shall not be, and nothing is there before its commit."""
     wish = books.wish()
-    with psycopg.connect(books.database.url) as caller:
-        caller.prepare_threshold = None
+    with psycopg.connect(books.database.url, prepare_threshold=threshold) as caller:
         assert set(jobs.submit(caller, [wish])) == {wish.id}
         assert caller.info.transaction_status == TransactionStatus.INTRANS
         assert jobs.exists(books.tx, [wish.id]) == set()
         ask(caller, SUM, *VALUES)
-        assert prepared(caller) == 0
+        assert prepared(caller) == (threshold is not None)
     assert jobs.exists(books.tx, [wish.id]) == {wish.id}
+
+
+def test_nothing_is_prepared_for_a_caller_who_wants_nothing_prepared(books: Books) -> None:
+    """Behind a pool that lends a connection for each transaction, the next one would be another's."""
+    with psycopg.connect(books.database.url, autocommit=True, prepare_threshold=None) as caller:
+        ask(caller, SUM, *VALUES)
+        assert prepared(caller) == 0
 
 
 def test_in_a_callers_pipeline(books: Books) -> None:
