@@ -38,7 +38,7 @@ T = TypeVar("T")
 BY_INDEX = "".join(f" -c {name}=off" for name in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"))
 #: For what is done on behalf of keys and of those who wait: the same, but events are found by bitmaps.
 BY_KEY = "".join(f" -c {name}=off" for name in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"))
-#: psycopg's `prepare_threshold` of our own connections, and of no others.
+#: psycopg's `prepare_threshold` of our own connections.
 PREPARE_AT_ONCE = 0
 FREELY = b"set local enable_seqscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on"
 
@@ -289,7 +289,7 @@ def ask(connection: psycopg.Connection[Any], statement: LiteralString, *values: 
     """
     if isinstance(connection, LentConnection):
         return connection.ask(statement, *values).rows
-    idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+    idle = connection.pgconn.transaction_status == TransactionStatus.IDLE and not connection.pgconn.pipeline_status
     if idle and connection.autocommit and connection.prepare_threshold == PREPARE_AT_ONCE:
         return libpq.ask(connection, statement, values)
     return psycopg.RawCursor(connection, row_factory=tuple_row).execute(statement, values).fetchall()

@@ -81,10 +81,10 @@ def test_nothing_is_prepared_for_a_caller_who_wants_nothing_prepared(books: Book
         assert prepared(caller) == 0
 
 
-def test_in_a_callers_pipeline(books: Books) -> None:
+@pytest.mark.parametrize("threshold", [None, 0])
+def test_in_a_callers_pipeline(books: Books, threshold: int | None) -> None:
     wish = books.wish()
-    with psycopg.connect(books.database.url) as caller, caller.pipeline():
-        caller.execute("select 1")
+    with psycopg.connect(books.database.url, autocommit=threshold == 0, prepare_threshold=threshold) as caller, caller.pipeline():
         assert set(jobs.submit(caller, [wish])) == {wish.id}
     assert jobs.exists(books.tx, [wish.id]) == {wish.id}
 
