@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     limit_rate: float | None = Field(None, gt=0, description="jobs a second that a tenant may submit, unless it was granted otherwise")
     limit_burst: int | None = Field(None, ge=1, description="…and at once; a second's worth unless it is set")
     limit_open_jobs: int | None = Field(None, ge=1, description="jobs that a tenant may have open, unless it was granted otherwise")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="where relay, workers and upkeep serve /metrics, on HAULIER_HOST; an intake does at its own port"
+    )
     trusted_proxies: str = Field(
         "",
         description="addresses or networks, with commas between, whose X-Forwarded-For is believed; the audit's origin is the peer's otherwise",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
+from prometheus_client.registry import Collector
 
-from console.failing import WrongUseError
+from config.metrics import Ours, Places
+from config.metrics import serve as serve_metrics
+from config.settings import Settings
+from console.failing import FailedError, WrongUseError
 from console.starting import begin, begin_without_waiting, read_settings
 from ledger.connection import Database
 from ledger.roles import Role
@@ -33,6 +38,7 @@ def relay() -> None:
     settings = read_settings()
     settings.need_broker()
     handlers = begin(settings, "relay")
+    _open_metrics(settings, Ours())
     raise typer.Exit(run_relay(settings, queues_of(handlers)))
 
 
@@ -49,7 +55,9 @@ def work(
     unknown = sorted(set(wanted) - set(known))
     if unknown or not wanted:
         raise WrongUseError(f"--queues takes some of {', '.join(known)}, got {queues!r}; nothing was started")
-    raise typer.Exit(run_workers(settings, wanted))
+    with Places() if settings.metrics_port else nullcontext() as places:
+        _open_metrics(settings, places)
+        raise typer.Exit(run_workers(settings, wanted, places))
 
 
 def upkeep() -> None:
@@ -57,4 +65,14 @@ def upkeep() -> None:
     settings = read_settings()
     settings.need_broker()
     begin(settings, "upkeep")
+    _open_metrics(settings, Ours())
     raise typer.Exit(keep(settings))
+
+
+def _open_metrics(settings: Settings, collector: Collector | None) -> None:
+    if settings.metrics_port is None or collector is None:
+        return
+    try:
+        serve_metrics(settings.host, settings.metrics_port, collector)
+    except OSError as error:
+        raise FailedError(f"/metrics cannot be served at {settings.host}:{settings.metrics_port} (HAULIER_METRICS_PORT): {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from functools import cache
 
-from prometheus_client import Counter, Gauge, Histogram
+from config.metrics import Counter, Gauge, Histogram
 
 ENDED = Counter("haulier_attempts_ended_total", "Attempts by how they ended", ["outcome"])
 DUPLICATES = Counter("haulier_duplicates_suppressed_total", "Announcements that found nothing to begin")

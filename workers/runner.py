@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 import structlog
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config import changes, stillness
+from config.metrics import Places
 from config.settings import Settings
 from config.signals import on_stop
 from ledger.connection import Database
@@ -38,7 +39,8 @@ LONGEST_PAUSE = 10.0
 class Post:
     """One place in the runner: the process that stands there now, and its slots."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, environment: Mapping[str, str]) -> None:
+        self.environment = environment
         self.slots = Slots.create(threads)
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
@@ -47,10 +49,11 @@ class Post:
 
 
 class Runner:
-    def __init__(self, settings: Settings, queues: Sequence[str], processes: int, threads: int) -> None:
+    def __init__(self, settings: Settings, queues: Sequence[str], processes: int, threads: int, places: Places | None = None) -> None:
+        """`places`: where its processes shall keep their metrics, if they are asked for."""
         self._settings = settings
         self._queues = list(queues)
-        self._posts = [Post(threads) for _ in range(processes)]
+        self._posts = [Post(threads, places.environment(number) if places else {}) for number in range(processes)]
         self._database = Database(settings.need_database(), Role.WORKER, size=1, name="haulier runner", by_index=True)
         self._handlers = load(settings.handlers)
         self._changes = changes.connect(settings.redis_url)
@@ -74,7 +77,8 @@ class Runner:
 
     def _start(self, post: Post) -> None:
         order = json.dumps({"slots": post.slots.descriptor, "threads": post.slots.threads, "queues": self._queues})
-        post.process = subprocess.Popen([sys.executable, "-m", "workers.unit", order], pass_fds=[post.slots.descriptor])
+        environment = {**os.environ, **post.environment}
+        post.process = subprocess.Popen([sys.executable, "-m", "workers.unit", order], env=environment, pass_fds=[post.slots.descriptor])
         post.started_at = time.monotonic()
 
     def _bury(self, post: Post, code: int) -> None:
@@ -119,11 +123,11 @@ class Runner:
         return 0 if all(process.returncode in IN_ORDER for process in alive) else 1
 
 
-def work(settings: Settings, queues: Sequence[str]) -> int:
+def work(settings: Settings, queues: Sequence[str], places: Places | None = None) -> int:
     """Run until SIGTERM or SIGINT."""
     with Database(settings.need_database(), Role.WORKER, size=1).plumbing() as tx:
         remember_commands(tx, describe(load(settings.handlers)))
-    runner = Runner(settings, queues, settings.processes, settings.threads)
+    runner = Runner(settings, queues, settings.processes, settings.threads, places)
     on_stop(runner.stop)
     log.info("runner started", pid=os.getpid(), processes=settings.processes, threads=settings.threads, queues=list(queues))
     return runner.run()

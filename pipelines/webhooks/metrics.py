@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from config.metrics import Counter
 
 DELIVERIES = Counter(
     "haulier_webhook_deliveries_total",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, generate_latest
+from config.metrics import Counter, Gauge, Histogram
 
 REQUESTS = Counter("haulier_requests_total", "Requests answered", ["method", "route", "status"])
 SECONDS = Histogram(
@@ -24,15 +22,3 @@ LOST_HINTS = Counter("haulier_hints_lost_total", "Jobs whose change was found by
 HINT_LAG = Histogram(
     "haulier_hint_lag_seconds", "From a commit to this intake's hearing of it", buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 )
-
-
-class _Ours:
-    """The metrics of this process that are the product's own."""
-
-    def collect(self) -> Iterable[Metric]:
-        return (metric for metric in REGISTRY.collect() if metric.name.startswith("haulier_"))
-
-
-def expose() -> bytes:
-    """In Prometheus' text format."""
-    return generate_latest(_Ours())  # pyright: ignore[reportArgumentType]

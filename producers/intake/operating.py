@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from config import metrics
 from ledger import migrate, orphans
 from pipelines.command import Handler, canonical, version_of
 from pipelines.load import versions_of
 from pipelines.schemas import publish
-from producers.intake import metrics
 from producers.intake.auth import READ, Access, may, only_platform
 from producers.intake.cursor import Cursor, Limit, cut, read_cursor
 from producers.intake.parts import Parts, Tx, parts_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from config.metrics import Counter, Gauge
 
 STAGED = Counter("haulier_jobs_staged_total", "Scheduled jobs that became due")
 ANNOUNCED = Counter("haulier_jobs_announced_total", "Jobs announced to RabbitMQ", ["queue"])

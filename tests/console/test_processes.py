@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,7 @@ def answers(url: str) -> bool:
 def test_four_processes_carry_a_job_and_leave_in_order(database_url: str, rabbitmq_url: str, tmp_path: Path):
     url = f"http://127.0.0.1:{(port := free_port())}"
     servers = {"HAULIER_BROKER_URL": rabbitmq_url, "HAULIER_PORT": str(port), "HAULIER_PROCESSES": "1"}
+    shown = {"relay": free_port(), "work": free_port(), "upkeep": free_port()}
     logins = {service: {"HAULIER_DATABASE_URL": service_url(database_url, service)} for service in SERVICES}
     haulier("tenants", "create", "acme", cwd=tmp_path, **logins["console"])
     key = json.loads(haulier("keys", "create", "--tenant", "acme", "--json", cwd=tmp_path, **logins["console"]).stdout)["key"]
@@ -51,17 +53,34 @@ def test_four_processes_carry_a_job_and_leave_in_order(database_url: str, rabbit
 
     with ExitStack() as stack:
         roles = {
-            role: stack.enter_context(process(role, tmp_path, **servers, **logins[role])) for role in ("serve", "relay", "work", "upkeep")
+            role: stack.enter_context(process(role, tmp_path, **servers, **logins[role], HAULIER_METRICS_PORT=str(shown.get(role, 1))))
+            for role in ("serve", "relay", "work", "upkeep")
         }
         eventually(lambda: answers(url), 60, (tmp_path / "serve.log").read_text)
         done = haulier(
             "submit", "test.divide", "--payload", '{"dividend": 6, "divisor": 2}', "--wait",
             cwd=tmp_path, HAULIER_URL=url, HAULIER_API_KEY=key,
         )  # fmt: skip
+        metrics = {role: httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text for role, port in shown.items()}
 
     assert done.returncode == 0, done.stderr
+    assert 'haulier_jobs_announced_total{queue="test"} 1.0' in metrics["relay"]
+    assert 'haulier_attempts_ended_total{outcome="succeeded"} 1.0' in metrics["work"]
+    assert "haulier_jobs_rescued_total 0.0" in metrics["upkeep"]
     assert all("account" in said and "wrong" not in said.partition("broker")[0] for said in checks), checks
     assert {role: started.returncode for role, started in roles.items()} == dict.fromkeys(roles, 0)
+
+
+@pytest.mark.parametrize("role", ["relay", "work", "upkeep"])
+def test_a_taken_port_for_metrics_is_told(database_url: str, rabbitmq_url: str, tmp_path: Path, role: str):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        url = service_url(database_url, role)
+        done = haulier(role, cwd=tmp_path, HAULIER_DATABASE_URL=url, HAULIER_BROKER_URL=rabbitmq_url, HAULIER_METRICS_PORT=port)
+
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port} (HAULIER_METRICS_PORT)" in done.stderr
+    assert "in use" in done.stderr
 
 
 def test_work_refuses_a_queue_that_no_command_has(database_url: str, tmp_path: Path):
