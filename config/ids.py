@@ -35,6 +35,11 @@ def uuid7() -> UUID:
     return UUID(int=(milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | chance)
 
 
+def made_at(made: UUID) -> float | None:
+    """The Unix time at which `uuid7` made it, or None for a UUID of another version."""
+    return (made.int >> 80) / 1000 if made.version == 7 else None
+
+
 def first_id_at(seconds: float) -> UUID:
     """The lowest that `uuid7` can have made at this Unix time: where a stretch of time begins in an order by id."""
     return UUID(int=(int(seconds * 1000) << 80) | _VERSION | _VARIANT)

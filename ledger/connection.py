@@ -36,11 +36,16 @@ T = TypeVar("T")
 #: For the connections that begin, settle, claim and rescue. Their prepared statements keep the plan that was right when the tables were tiny,
 #: which reads them whole; each of these statements is right by index at any size.
 BY_INDEX = "".join(f" -c {name}=off" for name in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"))
-#: For what is done on behalf of keys and of those who wait: the same, but events are found by bitmaps.
-BY_KEY = "".join(f" -c {name}=off" for name in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"))
+#: For what is done on behalf of keys and of those who wait: the same, but events are found by bitmaps, and all has one plan for any values:
+#: to plan a look-up anew takes longer than to look, since there is a partition of the archive for each day.
+BY_KEY = (
+    "".join(f" -c {name}=off" for name in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"))
+    + " -c plan_cache_mode=force_generic_plan"
+)
 #: psycopg's `prepare_threshold` of our own connections.
 PREPARE_AT_ONCE = 0
 FREELY = b"set local enable_seqscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on"
+ANEW = b"set local plan_cache_mode = force_custom_plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +261,16 @@ def opening(tenant_id: int | None) -> bytes:
     return begin if tenant_id is None else b"%s; set local haulier.tenant = '%d'" % (begin, tenant_id)
 
 
+def plan_anew(tx: psycopg.Connection[Any]) -> None:
+    """What this transaction asks from here on is planned for its values, by index as before."""
+    send(tx, ANEW)
+
+
 def fetch_list(tx: psycopg.Connection[Any], row: type[T], statement: LiteralString, parameters: Mapping[str, Any]) -> list[T]:
     """A page of what a filter lets through. Planned for this filter and the tables as they are, for some milliseconds: one plan for all of
     them would read ten thousand rows for a filter that it was not made for.
     """
-    send(tx, FREELY)
+    send(tx, FREELY + b"; " + ANEW)
     with tx.cursor(row_factory=class_row(row)) as cursor:
         return cursor.execute(statement, parameters, prepare=False).fetchall()
 

@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 
 from config.ids import uuid7
 from ledger import dead_letters, jobs
-from ledger.connection import fetch_list, send
+from ledger.connection import fetch_list, plan_anew, send
 from ledger.jobs import Submission
 
 Tx = Connection[Any]
@@ -276,11 +276,15 @@ case when d.state <> 'pending' then d.state
      else 'pending' end
 """
 # Its job's id apart, so that it is a plain value where the two are joined: under row-level security an expression that might fail, as a
-# subscript might, finds no index (trap 16).
+# subscript might, finds no index (trap 16). The job by itself (limit), so that it is looked up for each delivery of the page: joined, all jobs
+# there are would be read for fifty. It was made with the delivery or later, and by our own clocks.
 FROM = """
   from haulier.webhook_deliveries d
-  cross join lateral (select d.job_ids[cardinality(d.job_ids)] as job_id offset 0) last
-  left join haulier.every_job j on j.id = last.job_id
+  cross join lateral (select d.job_ids[cardinality(d.job_ids)] as job_id, (d.created_at - interval '2 days')::date as since offset 0) last
+  left join lateral (
+      select * from haulier.every_job every
+       where every.id = last.job_id and (every.archived_on is null or every.archived_on >= last.since)
+       limit 1) j on true
 """
 SHOW = f"""
 select d.id, d.webhook_id, d.tenant_id, d.event, d.subject_id, last.job_id, j.state::text as job_state,
@@ -288,7 +292,8 @@ select d.id, d.webhook_id, d.tenant_id, d.event, d.subject_id, last.job_id, j.st
        case when d.state = 'pending' and j.state in ('scheduled', 'queued') then j.due_at end as next_at, d.created_at,
        coalesce((select jsonb_agg(jsonb_build_object('at', a.started_at, 'outcome', a.outcome, 'log', a.log,
                                                      'code', a.error->'code', 'message', a.error->'message') order by a.started_at)
-                   from haulier.every_attempt a where a.job_id = any(d.job_ids)), '[]') as attempts
+                   from haulier.every_attempt a
+                  where a.job_id = any(d.job_ids) and (a.archived_on is null or a.archived_on >= last.since)), '[]') as attempts
 {FROM}
 """
 LIST = (
@@ -331,6 +336,7 @@ def in_range(
     wanted = {
         "tenant": tenant_id, "webhook": webhook_id, "after": after, "since": since, "until": until, "states": list(states), "limit": limit + 1,
     }  # fmt: skip
+    plan_anew(tx)
     found: list[tuple[UUID, datetime]] = tx.execute(RANGE, wanted).fetchall()
     if len(found) <= limit:
         return [delivery_id for delivery_id, _ in found], None

@@ -11,7 +11,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from ledger import reading
-from ledger.reading import Job
+from ledger.reading import Job, archived_since
 
 Tx = Connection[Any]
 
@@ -35,15 +35,17 @@ def has_changed(job: Job, now: Version) -> bool:
     return (job.seq, job.progress) != (now.seq, now.progress) or (now.family is not None and now.family != job.family)
 
 
-VERSIONS = "select id, seq, progress from haulier.every_job where id = any(%s)"
+VERSIONS = "select id, seq, progress from haulier.every_job where id = any(%s) and (archived_on is null or archived_on >= %s)"
 
-FAMILIES: LiteralString = f"select j.id, {reading.FAMILY_COUNTS} from haulier.every_job j where j.id = any(%s)"
+FAMILIES: LiteralString = f"""
+select j.id, {reading.FAMILY_COUNTS} from haulier.every_job j where j.id = any(%s) and (j.archived_on is null or j.archived_on >= %s)
+"""
 
 
 def versions(tx: Tx, ids: Sequence[UUID], whole: Sequence[UUID]) -> dict[UUID, Version]:
     """How these jobs stand, and the families of those that are in `whole` too."""
-    families: dict[UUID, dict[str, int]] = dict(tx.execute(FAMILIES, (list(whole),)).fetchall()) if whole else {}
-    return {row[0]: Version(row[1], row[2], families.get(row[0])) for row in tx.execute(VERSIONS, (list(ids),))}
+    families: dict[UUID, dict[str, int]] = dict(tx.execute(FAMILIES, (list(whole), archived_since(whole))).fetchall()) if whole else {}
+    return {row[0]: Version(row[1], row[2], families.get(row[0])) for row in tx.execute(VERSIONS, (list(ids), archived_since(ids)))}
 
 
 # Which events a reader has had is told by the transactions that wrote them, and never by their time or place: two that are written at once
@@ -161,23 +163,24 @@ select e.job_id, e.seq, e.at, e.kind, e.state::text, e.attempt, e.who, e.data, e
   from haulier.every_event e
   join haulier.every_job j on j.id = e.job_id
   join haulier.tenants t on t.id = e.tenant_id
- where e.job_id = %s and e.seq > %s
+ where j.id = %(id)s and (j.archived_on is null or j.archived_on >= %(since)s)
+   and e.job_id = %(id)s and (e.archived_on is null or e.archived_on >= %(since)s) and e.seq > %(after)s
  order by e.seq
 """
 
 
 def of_a_job(tx: Tx, job_id: UUID, after: int) -> list[Told]:
     """A job's own events after the one of this number, from the archive too."""
-    return [Told(*row) for row in tx.execute(OF_A_JOB, (job_id, after))]
+    return [Told(*row) for row in tx.execute(OF_A_JOB, {"id": job_id, "since": archived_since([job_id]), "after": after})]
 
 
 OF_A_FAMILY: LiteralString = (
-    reading.family_from("select id, state, archived_on from haulier.every_job where id = %s")
+    reading.FAMILY_OF
     + """
 select e.job_id, e.seq, e.at, e.kind, e.state::text, e.attempt, e.who, e.data, e.xact, e.tenant_id, j.root_id, j.parent_id, j.command, t.slug
   from family
-  join haulier.every_job j on j.id = family.id
-  join haulier.every_event e on e.job_id = family.id
+  join haulier.every_job j on j.id = family.id and (j.archived_on is null or j.archived_on >= %(since)s)
+  join haulier.every_event e on e.job_id = family.id and (e.archived_on is null or e.archived_on >= %(since)s)
   join haulier.tenants t on t.id = e.tenant_id
  order by e.xact, e.job_id, e.seq
 """
@@ -186,4 +189,4 @@ select e.job_id, e.seq, e.at, e.kind, e.state::text, e.attempt, e.who, e.data, e
 
 def of_a_family(tx: Tx, job_id: UUID) -> list[Told]:
     """All events of the job and all that it and its follow-ups submitted, from the archive too."""
-    return [Told(*row) for row in tx.execute(OF_A_FAMILY, (job_id,))]
+    return [Told(*row) for row in tx.execute(OF_A_FAMILY, {"id": job_id, "since": archived_since([job_id])})]

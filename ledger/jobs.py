@@ -16,6 +16,7 @@ from psycopg import Connection
 
 from ledger import notices
 from ledger.connection import ask
+from ledger.reading import archived_since
 
 Tx = Connection[Any]
 
@@ -194,11 +195,11 @@ def find_keys(tx: Tx, names: Sequence[tuple[int, str]]) -> dict[tuple[int, str],
     return {(row[0], row[1]): (row[2], row[3]) for row in rows}
 
 
-EXISTS = "select id from haulier.every_job where id = any(%s)"
+EXISTS = "select id from haulier.every_job where id = any(%s) and (archived_on is null or archived_on >= %s)"
 
 
 def exists(tx: Tx, ids: Sequence[UUID]) -> set[UUID]:
-    return {row[0] for row in tx.execute(EXISTS, (list(ids),))}
+    return {row[0] for row in tx.execute(EXISTS, (list(ids), archived_since(ids)))}
 
 
 CANCEL = """

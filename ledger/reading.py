@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import orjson
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from config.ids import made_at
 from ledger.connection import fetch_list
 
 Tx = Connection[Any]
@@ -85,19 +87,48 @@ select j.id, j.tenant_id, j.root_id, j.parent_id, j.command, j.queue, j.state::t
   from haulier.every_job j
 """
 
-READ = JOB + " where j.id = %(id)s and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))"
-READ_MANY = JOB + " where j.id = any(%(ids)s) and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s)) order by j.id"
+#: Clocks may differ, and so do days, by their time zones.
+SLACK = timedelta(days=2)
+
+
+def archived_since(ids: Iterable[UUID]) -> date:
+    """The first day on which one of these jobs can have been archived: ids say when jobs were made, and partitions of earlier days need no look
+    (`and (archived_on is null or archived_on >= …)`). What is not a UUID of version 7, or was made by a clock that runs ahead, may be in any.
+    """
+    now = time.time()
+    moments = [made_at(each) for each in ids]
+    known = [moment for moment in moments if moment is not None and moment <= now]
+    return datetime.fromtimestamp(min(known), UTC).date() - SLACK if known and len(known) == len(moments) else date.min
+
+
+# One row is enough, so that what is found in the live tables is not looked for in the archive.
+READ = (
+    JOB
+    + """
+ where j.id = %(id)s and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
+   and (j.archived_on is null or j.archived_on >= %(since)s)
+ limit 1
+"""
+)
+READ_MANY = (
+    JOB
+    + """
+ where j.id = any(%(ids)s) and (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
+   and (j.archived_on is null or j.archived_on >= %(since)s)
+ order by j.id
+"""
+)
 
 
 def job(tx: Tx, job_id: UUID, tenants: Sequence[int] | None) -> Job | None:
     """The job, or None if it is not there (for this caller)."""
     with tx.cursor(row_factory=class_row(Job)) as cursor:
-        return cursor.execute(READ, {"id": job_id, "tenants": _list(tenants)}).fetchone()
+        return cursor.execute(READ, {"id": job_id, "tenants": _list(tenants), "since": archived_since([job_id])}).fetchone()
 
 
 def jobs(tx: Tx, ids: Sequence[UUID], tenants: Sequence[int] | None) -> list[Job]:
     with tx.cursor(row_factory=class_row(Job)) as cursor:
-        return cursor.execute(READ_MANY, {"ids": list(ids), "tenants": _list(tenants)}).fetchall()
+        return cursor.execute(READ_MANY, {"ids": list(ids), "tenants": _list(tenants), "since": archived_since(ids)}).fetchall()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +146,7 @@ class Filter:
     before: UUID | None = None
 
 
-# States that few jobs are in are found through their small tables, never by walking through all that has succeeded.
+# States that few jobs are in are found through their small tables, never by walking through all that has succeeded, nor in the archive.
 LIST = (
     JOB
     + """
@@ -136,6 +167,7 @@ LIST_OPEN = (
            select job_id from haulier.outbox where %(tenants)s::integer[] is null or tenant_id = any(%(tenants)s)
            union all
            select job_id from haulier.leases where %(tenants)s::integer[] is null or tenant_id = any(%(tenants)s)))
+   and j.archived_on is null
    and (%(before)s::uuid is null or j.id < %(before)s)
    and j.state = any(%(states)s::haulier.job_state[])
    and (%(command)s::text is null or j.command = %(command)s)
@@ -149,7 +181,8 @@ LIST_DEAD = (
     JOB
     + """
   join haulier.dead_letters d on d.job_id = j.id
- where (%(tenants)s::integer[] is null or d.tenant_id = any(%(tenants)s))
+ where j.archived_on is null
+   and (%(tenants)s::integer[] is null or d.tenant_id = any(%(tenants)s))
    and (%(before)s::uuid is null or d.job_id < %(before)s)
    and (%(command)s::text is null or d.command = %(command)s)
    and (%(code)s::text is null or d.code = %(code)s)
@@ -199,7 +232,8 @@ class Attempt:
 
 
 ATTEMPTS = """
-select number, worker_id, started_at, finished_at, outcome, error, log from haulier.every_attempt where job_id = %(id)s
+select number, worker_id, started_at, finished_at, outcome, error, log from haulier.every_attempt
+ where job_id = %(id)s and (archived_on is null or archived_on >= %(since)s)
 union all
 select attempt, worker_id, started_at, null, 'running', null, (select log from haulier.leases where job_id = %(id)s)
   from haulier.jobs where id = %(id)s and state = 'running'
@@ -209,7 +243,7 @@ select attempt, worker_id, started_at, null, 'running', null, (select log from h
 
 def attempts(tx: Tx, job_id: UUID) -> list[Attempt]:
     """Every attempt, in order; the one that runs now comes last, without an end."""
-    return [Attempt(*row) for row in tx.execute(ATTEMPTS, {"id": job_id})]
+    return [Attempt(*row) for row in tx.execute(ATTEMPTS, {"id": job_id, "since": archived_since([job_id])})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,37 +257,49 @@ class Event:
     data: dict[str, Any] | None
 
 
-TIMELINE = "select seq, at, kind, state::text, attempt, who, data from haulier.every_event where job_id = %s order by seq"
+TIMELINE = """
+select seq, at, kind, state::text, attempt, who, data from haulier.every_event
+ where job_id = %s and (archived_on is null or archived_on >= %s)
+ order by seq
+"""
 
 
 def timeline(tx: Tx, job_id: UUID) -> list[Event]:
     """Every change of state, gapless: seq runs from 1 to the job's own."""
-    return [Event(*row) for row in tx.execute(TIMELINE, (job_id,))]
+    return [Event(*row) for row in tx.execute(TIMELINE, (job_id, archived_since([job_id])))]
 
 
-FAMILY: LiteralString = (
-    family_from("select id, state, archived_on from haulier.every_job where id = %(id)s")
-    + "select id from family order by id limit %(limit)s"
+#: The family of one job: `%(id)s`, which can be archived `%(since)s` that day.
+FAMILY_OF: LiteralString = family_from(
+    """
+    select id, state, archived_on from haulier.every_job
+     where id = %(id)s and (archived_on is null or archived_on >= %(since)s)"""
 )
+FAMILY: LiteralString = FAMILY_OF + "select id from family order by id limit %(limit)s"
 
 
 def family(tx: Tx, job_id: UUID, tenants: Sequence[int] | None, limit: int = 500) -> list[Job]:
     """The job and all that it and its follow-ups submitted, oldest first."""
-    return jobs(tx, [row[0] for row in tx.execute(FAMILY, {"id": job_id, "limit": limit})], tenants)
+    return jobs(tx, [row[0] for row in tx.execute(FAMILY, {"id": job_id, "since": archived_since([job_id]), "limit": limit})], tenants)
 
 
 DESCENDS = """
-with recursive up(id, parent_id) as (
-    select id, parent_id from haulier.every_job where id = %(id)s
+with recursive up(id, parent_id, day) as (
+    select id, parent_id, archived_on from haulier.every_job where id = %(id)s and (archived_on is null or archived_on >= %(since)s)
     union all
-    select parent_id, (select above.parent_id from haulier.every_job above where above.id = up.parent_id) from up where parent_id is not null)
+    select above.id, above.parent_id, up.day
+      from up
+     cross join lateral (
+         select live.id, live.parent_id from haulier.jobs live where live.id = up.parent_id
+         union all
+         select old.id, old.parent_id from haulier.archive old where old.id = up.parent_id and old.archived_on = up.day) above)
 select exists(select from up where id = %(head)s)
 """
 
 
 def descends(tx: Tx, job_id: UUID, head: UUID) -> bool:
     """Whether a job is `head`, or was submitted by it or by one of its follow-ups."""
-    row = tx.execute(DESCENDS, {"id": job_id, "head": head}).fetchone()
+    row = tx.execute(DESCENDS, {"id": job_id, "since": archived_since([job_id]), "head": head}).fetchone()
     return row is not None and row[0]
 
 

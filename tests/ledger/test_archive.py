@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
-from ledger import archive, attempts, reading
+from config.ids import first_id_at, uuid7
+from ledger import archive, attempts, following, jobs, reading
 from ledger.attempts import Lease
 from tests.ledger.conftest import Books
 
 pytestmark = pytest.mark.every_postgres
+
+Tx = psycopg.Connection[Any]
 
 
 def test_a_finished_job_reads_the_same_from_the_archive(books: Books):
@@ -65,6 +74,66 @@ def test_a_family_is_looked_for_in_its_own_day_alone(books: Books):
     assert job.family == {"succeeded": 2}
     assert books.value("select count(*) from pg_inherits where inhparent = 'haulier.archive'::regclass") >= 40
     assert books.value(scans) - before == 2
+
+
+READS: dict[str, Callable[[Tx, UUID], Any]] = {
+    "job": lambda tx, job_id: reading.job(tx, job_id, None),
+    "jobs": lambda tx, job_id: reading.jobs(tx, [job_id], None),
+    "timeline": reading.timeline,
+    "attempts": reading.attempts,
+    "family": lambda tx, job_id: reading.family(tx, job_id, None),
+    "descends": lambda tx, job_id: reading.descends(tx, job_id, job_id),
+    "exists": lambda tx, job_id: jobs.exists(tx, [job_id]),
+    "versions": lambda tx, job_id: following.versions(tx, [job_id], [job_id]),
+    "events": lambda tx, job_id: following.of_a_job(tx, job_id, 0),
+    "events of its family": following.of_a_family,
+}
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_job_is_looked_for_in_no_partition_that_is_older_than_itself(books: Books, archived: bool):
+    today = datetime.now(UTC).date()
+    for days in range(4, 40, 4):
+        archive.open_partitions(books.tx, today - timedelta(days=days), ahead=0)
+    archive.open_partitions(books.tx, today)
+    lease = books.running()
+    attempts.complete(books.tx, lease, None)
+    assert archive.archive(books.tx, timedelta(0) if archived else timedelta(hours=1), None).moved == archived
+    older = f"select sum(idx_scan) from pg_stat_user_indexes where relname ~ '^archive_' and relname < 'archive_{today - timedelta(days=3):%Y%m%d}'"
+    before = books.value(older)
+
+    found = {}
+    with books.database.connect() as reader:
+        for name, read in READS.items():
+            found[name] = bool(read(reader, lease.job_id))
+        reader.execute("select pg_stat_force_next_flush()")
+        reader.execute("select 1")
+
+    assert found == dict.fromkeys(READS, True)
+    assert books.value(older) == before
+
+
+@pytest.mark.parametrize("days", [10, -10])
+def test_a_job_whose_clock_was_wrong_is_found_in_the_archive(books: Books, days: int):
+    """Before its own time, as it says, has come."""
+    moment = time.time() + timedelta(days=days).total_seconds()
+    made = UUID(int=first_id_at(moment).int | secrets.randbits(62))
+    jobs.submit(books.tx, [books.wish(made)])
+    books.begin(made)
+    attempts.complete(books.tx, Lease(made, 1, books.worker), None)
+    archive.open_partitions(books.tx, datetime.now(UTC).date())
+    books.tx.execute("insert into haulier.archive select j.*, current_date, '[]', '[]' from haulier.jobs j")
+    books.tx.execute("delete from haulier.jobs")
+
+    found = reading.job(books.tx, made, None)
+
+    assert found is not None
+    assert found.id == made
+
+
+def test_an_id_that_says_no_time_is_looked_for_in_every_day(books: Books):
+    assert reading.archived_since([uuid7(), uuid4()]) == date.min
+    assert reading.archived_since([uuid7(), uuid7()]) == datetime.now(UTC).date() - timedelta(days=2)
 
 
 def test_jobs_that_are_too_young_are_not_even_read(books: Books):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -116,7 +116,8 @@ def flush(tx: Tx) -> None:
 
 @pytest.fixture
 def crowd(books: Books, database_url: str) -> Iterator[Crowd]:
-    archive.open_partitions(books.tx, datetime.now(UTC).date())
+    for age in range(30):  # as many days as are kept, all but the last of them empty
+        archive.open_partitions(books.tx, datetime.now(UTC).date() - timedelta(days=age))
     other = keys.add_tenant(books.tx, "large", "Large")
     assert other is not None
     client = Database(database_url, size=1)
