@@ -16,7 +16,7 @@ import orjson
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from config.ids import made_at
+from config.ids import first_id_at, made_at
 from ledger.connection import fetch_list
 
 Tx = Connection[Any]
@@ -80,12 +80,19 @@ FAMILY_COUNTS: LiteralString = f"""
 ({family_from("select j.id, j.state, j.archived_on")}
  select jsonb_object_agg(state, n) from (select state, count(*) as n from family group by state) counted)
 """
-JOB: LiteralString = f"""
+
+
+def shown_of(jobs: LiteralString) -> LiteralString:
+    """Rows of every_job, or of a part of it, as `Job` has them."""
+    return f"""
 select j.id, j.tenant_id, j.root_id, j.parent_id, j.command, j.queue, j.state::text, j.reason, j.priority, j.attempt, j.failures,
        j.max_failures, j.seq, j.labels, j.submitted_at, j.due_at, j.expires_at, j.started_at, j.finished_at, j.cancel_requested_at,
        j.progress, j.payload, j.original_payload, j.result, j.error, j.traceparent, {FAMILY_COUNTS} as family
-  from haulier.every_job j
+  from {jobs} j
 """
+
+
+JOB = shown_of("haulier.every_job")
 
 #: Clocks may differ, and so do days, by their time zones.
 SLACK = timedelta(days=2)
@@ -146,19 +153,28 @@ class Filter:
     before: UUID | None = None
 
 
+#: An id is made by the clock of who submits, and `submitted_at` is the database's.
+APART = timedelta(hours=1)
+
+# A stretch of time is one of ids, so that not all that came before or after is read. The page by itself: beside what the planner thinks that
+# the families cost, nothing would matter.
 # States that few jobs are in are found through their small tables, never by walking through all that has succeeded, nor in the archive.
 LIST = (
-    JOB
-    + """
+    """
+with page as materialized (
+select j.* from haulier.every_job j
  where (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
    and (%(before)s::uuid is null or j.id < %(before)s)
-   and (%(states)s::text[] is null or j.state = any(%(states)s::haulier.job_state[]))
+   and (%(states)s::haulier.job_state[] is null or j.state = any(%(states)s::haulier.job_state[]))
+   and (not %(rare)s or j.state <> 'succeeded')
    and (%(command)s::text is null or j.command = %(command)s)
    and (%(labels)s::jsonb is null or j.labels @> %(labels)s)
-   and (%(after)s::timestamptz is null or j.submitted_at > %(after)s)
-   and (%(until)s::timestamptz is null or j.submitted_at < %(until)s)
- order by j.id desc limit %(limit)s
+   and (%(after)s::timestamptz is null or (j.submitted_at > %(after)s and j.id >= %(first)s and (j.archived_on is null or j.archived_on >= %(since)s)))
+   and (%(until)s::timestamptz is null or (j.submitted_at < %(until)s and j.id < %(last)s))
+ order by j.id desc limit %(limit)s)
 """
+    + shown_of("page")
+    + " order by j.id desc"
 )
 LIST_OPEN = (
     JOB
@@ -204,20 +220,29 @@ def list_jobs(tx: Tx, tenants: Sequence[int] | None, wanted: Filter, limit: int)
         statement = LIST_DEAD
     elif states is not None and states <= {"scheduled", "queued", "running"}:
         statement = LIST_OPEN
+    first = _id_at(wanted.submitted_after, -APART)
     parameters = {
         "tenants": _list(tenants),
         "before": wanted.before,
-        "states": list(states) if states is not None else None,
+        "rare": states is not None and "succeeded" not in states,
+        "states": f"{{{','.join(states)}}}" if states is not None else None,  # of the type that it is cast to, so that the planner knows it
         "command": wanted.command,
         "labels": orjson.dumps(wanted.labels).decode() if wanted.labels else None,
         "after": wanted.submitted_after,
+        "first": first,
+        "since": archived_since([first]) if first else None,
         "until": wanted.submitted_before,
+        "last": _id_at(wanted.submitted_before, +APART),
         "code": wanted.code,
         "message": wanted.message,
         "died_after": wanted.died_after,
         "limit": limit,
     }
     return fetch_list(tx, Job, statement, parameters)
+
+
+def _id_at(moment: datetime | None, apart: timedelta) -> UUID | None:
+    return first_id_at((moment + apart).timestamp()) if moment else None
 
 
 @dataclass(frozen=True, slots=True)

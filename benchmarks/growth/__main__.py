@@ -75,6 +75,7 @@ def _show(name: str, points: list[Point]) -> None:
 
 COLUMNS = (
     "jobs/s",
+    "loop ms",
     "CPU ms/job",
     "relay",
     "work",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 
-from config.ids import uuid7
+from config.ids import first_id_at, uuid7
 from ledger import archive, audit, deliveries, keys, reading
 from ledger.connection import Database
 from ledger.reading import Filter
@@ -178,6 +179,45 @@ def test_what_a_tenant_reads_costs_neither_what_others_have_nor_all_that_it_has_
     flush(crowd.books.tx)
 
     assert dear(crowd, by_key, lists) == {}
+
+
+OLD = """
+insert into haulier.jobs (id, tenant_id, root_id, command, queue, state, priority, max_failures, submitted_at, due_at, started_at, finished_at, payload)
+select id, %(tenant)s, id, 'test.run', 'test', case when number = 1 then 'rejected' else 'succeeded' end::haulier.job_state, 0, 3, at, at, at, at, '{}'
+  from unnest(%(ids)s::uuid[], %(times)s::timestamptz[]) with ordinality as made(id, at, number)
+"""
+#: Within which they were submitted.
+DAYS = 5
+TO_ITS_DAY = "insert into haulier.archive select j.*, (submitted_at at time zone 'UTC')::date, '[]', '[]' from haulier.jobs j"
+
+
+def test_what_is_rare_and_what_was_long_ago_is_found_without_reading_all_that_succeeded(crowd: Crowd):
+    now, tx, tenant = datetime.now(UTC), crowd.books.tx, crowd.large
+    times = [now - timedelta(days=DAYS * number / MANY) for number in range(MANY, 0, -1)]
+    ids = [UUID(int=first_id_at(each.timestamp()).int | number) for number, each in enumerate(times)]
+    with tx.transaction():
+        tx.execute(OLD, {"tenant": tenant.id, "ids": ids, "times": times})
+        tx.execute(TO_ITS_DAY)
+        tx.execute("delete from haulier.jobs")
+    tx.execute("vacuum analyze")
+    flush(tx)
+    filters = {
+        "rejected": Filter(states=["rejected"]),
+        "within three hours": Filter(submitted_after=now - timedelta(days=3), submitted_before=now - timedelta(days=2, hours=21)),
+        "older than that": Filter(submitted_before=now - timedelta(days=4)),
+        "a label, within three hours": Filter(labels={"shelf": "a"}, submitted_after=now - timedelta(hours=3)),
+    }
+
+    found: dict[str, int] = {}
+
+    def ask(tx: Tx, name: str) -> None:
+        found[name] = len(reading.list_jobs(tx, [tenant.id], filters[name], PAGE))
+
+    for name in filters:
+        whole, by_index = crowd.cost(tenant, partial(ask, name=name))
+        assert whole + by_index < 3 * PAGE + MANY * 5 / 24 / DAYS, name
+
+    assert found == {"rejected": 1, "within three hours": PAGE, "older than that": PAGE, "a label, within three hours": 0}
 
 
 def test_what_is_asked_for_by_key_is_found_by_it_even_with_plans_made_for_empty_tables(crowd: Crowd):
