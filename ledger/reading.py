@@ -156,22 +156,22 @@ class Filter:
 #: An id is made by the clock of who submits, and `submitted_at` is the database's.
 APART = timedelta(hours=1)
 
-# A stretch of time is one of ids, so that not all that came before or after is read. The page by itself: beside what the planner thinks that
-# the families cost, nothing would matter.
-# States that few jobs are in are found through their small tables, never by walking through all that has succeeded, nor in the archive.
+# A stretch of time is one of ids, so that not all that came before or after is read. What did not succeed has an index in the archive, which is
+# used where the condition is there word for word (`rare`). The page comes first, by itself: beside what the planner takes the families to cost, it
+# would not matter how that is found. What few jobs are by their state is found through small tables, and not looked for in the archive.
 LIST = (
     """
 with page as materialized (
-select j.* from haulier.every_job j
- where (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
-   and (%(before)s::uuid is null or j.id < %(before)s)
-   and (%(states)s::haulier.job_state[] is null or j.state = any(%(states)s::haulier.job_state[]))
-   and (not %(rare)s or j.state <> 'succeeded')
-   and (%(command)s::text is null or j.command = %(command)s)
-   and (%(labels)s::jsonb is null or j.labels @> %(labels)s)
-   and (%(after)s::timestamptz is null or (j.submitted_at > %(after)s and j.id >= %(first)s and (j.archived_on is null or j.archived_on >= %(since)s)))
-   and (%(until)s::timestamptz is null or (j.submitted_at < %(until)s and j.id < %(last)s))
- order by j.id desc limit %(limit)s)
+    select j.* from haulier.every_job j
+     where (%(tenants)s::integer[] is null or j.tenant_id = any(%(tenants)s))
+       and (%(before)s::uuid is null or j.id < %(before)s)
+       and (%(states)s::haulier.job_state[] is null or j.state = any(%(states)s::haulier.job_state[]))
+       and (not %(rare)s or j.state <> 'succeeded')
+       and (%(command)s::text is null or j.command = %(command)s)
+       and (%(labels)s::jsonb is null or j.labels @> %(labels)s)
+       and (%(after)s::timestamptz is null or (j.submitted_at > %(after)s and j.id >= %(first)s and (j.archived_on is null or j.archived_on >= %(since)s)))
+       and (%(until)s::timestamptz is null or (j.submitted_at < %(until)s and j.id < %(last)s))
+     order by j.id desc limit %(limit)s)
 """
     + shown_of("page")
     + " order by j.id desc"

@@ -118,6 +118,8 @@ def test_a_list_filters_by_state_command_label_and_time(api: Api, worker: Worker
     assert listed("label.source=web&label.n=1") == [running]
     assert listed(f"submitted_after={middle}") == [paid]
     assert listed(f"submitted_before={middle}") == [running]
+    assert listed("submitted_after=2000-01-01T00:00:00Z&submitted_before=2199-12-31T23:59:59Z") == [paid, queued, running]
+    assert listed("submitted_after=2199-12-31T23:59:59Z") == listed("submitted_before=2000-01-01T00:00:00Z") == []
 
 
 def test_up_to_500_jobs_are_read_at_once_in_the_order_asked_for(api: Api):
