@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -130,7 +132,16 @@ class RabbitmqNode(PrivateServer):
         self._write_files()
         epmd = shutil.which("epmd") or "epmd"
         self._spawn([epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"], self._environment())
+        self._await_epmd()
         self._spawn([str(self._sbin / "rabbitmq-server")], self._environment())
+
+    def _await_epmd(self) -> None:
+        """A node that finds none starts one of its own, and ours ends because its port is taken."""
+        deadline = time.monotonic() + self.start_within
+        while self._processes[-1].poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._epmd_port), timeout=5):
+                return
+            time.sleep(0.01)
 
     def _write_files(self) -> None:
         self._secret(".erlang.cookie")

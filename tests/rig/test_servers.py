@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,21 @@ def _declare(url: str, *, passive: bool) -> None:
         connection.channel().queue_declare("kept", passive=passive, durable=True, arguments={"x-queue-type": "quorum"})
     finally:
         connection.close()
+
+
+def test_a_node_waits_for_an_epmd_that_is_slow_instead_of_starting_its_own(
+    rabbitmq_node: RabbitmqNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "epmd"
+    slow.write_text(f'#!/bin/sh\nsleep 2\nexec {shutil.which("epmd")} "$@"\n')
+    slow.chmod(0o755)
+    find = shutil.which
+    rabbitmq_node.kill()
+    with monkeypatch.context() as patched:
+        patched.setattr("console.servers.rabbitmq.shutil.which", lambda name: str(slow) if name == "epmd" else find(name))
+        rabbitmq_node.start()
+
+    assert rabbitmq_node.answers()
 
 
 def test_a_vhost_is_the_tests_own(rabbitmq_node: RabbitmqNode) -> None:
