@@ -43,6 +43,11 @@ class LentConnection(psycopg.Connection[Any]):
         self._names: dict[str, bytes] = {}
         self._named = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is in a transaction, or in one that begins with the next statement."""
+        return self.pgconn.transaction_status != TransactionStatus.IDLE or self._deferred.startswith(b"begin")
+
     def ask(self, statement: LiteralString, *values: Any) -> Answer:
         """Run a statement with `$1` and so on for its values, after those that were deferred, in one round trip. It is prepared once.
 
@@ -60,7 +65,7 @@ class LentConnection(psycopg.Connection[Any]):
         self._deferred += commands + b"; "
 
     def send_with_next(self, commands: bytes) -> None:
-        """Plain commands of ours, which cost no round trip either."""
+        """Plain commands of ours (a `begin` before all others), which cost no round trip either."""
         self._deferred += commands + b"; "
 
     def send(self, commands: bytes) -> PGresult:
@@ -96,7 +101,7 @@ class LentConnection(psycopg.Connection[Any]):
             self._call(b"")
 
     def _call(self, commands: bytes) -> PGresult:
-        if self.pgconn.transaction_status == TransactionStatus.IDLE:  # somebody has ended it; the driver would begin one as well
+        if not self.is_open:  # somebody has ended it; the driver would begin one as well
             self._deferred = b"begin; " + self._deferred
         return self.send(commands)
 

@@ -106,7 +106,7 @@ class AttemptRun:
             self._ended = self.driver.ended
             if not self.open.in_transaction():
                 self.open.begin()
-                send(self.driver, opening(self._begun.tenant_id))
+                self.driver.send_with_next(opening(self._begun.tenant_id))
         return contextlib.nullcontext(self.open)  # it ends with the attempt
 
     def execute(self, statement: LiteralString, *values: Any) -> Answer:
@@ -129,7 +129,7 @@ class AttemptRun:
         """What a handler has ended by itself is not what its job completes: it must not go unnoticed. Raises RuntimeError."""
         if self.driver is None:
             return
-        if self.driver.ended != self._ended or not is_open(self.driver):
+        if self.driver.ended != self._ended or not self.driver.is_open:
             raise RuntimeError("the handler has ended run.transaction() by itself, or tried to; it ends with the job")
         if self.driver.pgconn.transaction_status == TransactionStatus.INERROR:
             raise RuntimeError("a statement failed and its error was hidden; the transaction cannot be committed")

@@ -74,9 +74,10 @@ class Keyring:
 
     async def find(self, text: str) -> Key | None:
         """The live key that this text is, or None."""
-        if keys.read_prefix(text) is None:
+        name = hashlib.sha256(text.encode()).digest()
+        if name not in self._known and keys.read_prefix(text) is None:
             return None
-        return await self._recall(hashlib.sha256(text.encode()).digest(), self._find, text)
+        return await self._recall(name, self._find, text)
 
     async def find_prefix(self, prefix: str) -> Key | None:
         """The live key of this prefix, or None: only for what such a key has made."""

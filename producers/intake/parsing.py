@@ -58,9 +58,8 @@ def check_encoding(headers: Headers) -> None:
 async def read_body(request: Request, limit: int, deadline: float) -> bytes:
     """All of the body, which has `deadline` seconds to arrive; refused as soon as it is known to be over the limit."""
     announced = request.headers.get("content-length", "")
-    too_large = Problem("too-large", f"the body must be at most {limit} bytes")
     if announced.isdigit() and int(announced[:20]) > limit:
-        raise too_large
+        raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -68,11 +67,15 @@ async def read_body(request: Request, limit: int, deadline: float) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise too_large
+                    raise _too_large(limit)
                 chunks.append(chunk)
     except TimeoutError:
         raise Problem("request-timeout", f"the body did not arrive within {deadline:g} s", headers={"connection": "close"}) from None
     return b"".join(chunks)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("too-large", f"the body must be at most {limit} bytes")
 
 
 def read_key(headers: Headers) -> str | None:

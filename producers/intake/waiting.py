@@ -44,6 +44,8 @@ class Preference:
 
 def read_preference(headers: Headers) -> Preference:
     """Raises Problem for a wait that is no number of seconds; what is unknown is ignored, as the standard asks."""
+    if "prefer" not in headers:  # nearly all
+        return Preference()
     known: dict[str, str] = {}
     for text in _split(",".join(headers.getlist("prefer"))):
         found = _PREFERENCE.match(text)

@@ -16,6 +16,8 @@ from pipelines.run import Refused
 from tests.workers.commands import After, Do, after, doing, note
 from workers import metrics, recovery
 
+IDLING = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'"
+
 
 def test_what_a_handler_reads_holds_no_transaction_open(shop):
     def handler(_command, run):
@@ -88,6 +90,26 @@ def test_a_refusal_is_recorded_as_one(shop):
     there.run(Do())
 
     assert there.value("select state from haulier.external_calls") == "refused"
+
+
+def test_a_transaction_begins_with_its_first_statement(shop):
+    begun: list[list[int]] = []
+
+    def handler(_command, run):
+        begun.append([])
+        with run.transaction():
+            begun[-1].append(there.value(IDLING))
+            if len(begun) == 1:
+                raise ValueError("before any statement")
+            if len(begun) == 2:
+                note(run)
+                begun[-1].append(there.value(IDLING))
+
+    there = shop(doing(handler))
+
+    assert [there.run(Do()).state for _ in range(3)] == ["scheduled", "succeeded", "succeeded"]
+    assert begun == [[0], [0, 1], [0]]
+    assert there.value("select count(*) from effects") == 1
 
 
 def test_no_call_to_the_outside_while_a_transaction_is_open(shop):
