@@ -27,13 +27,16 @@ class Settings(BaseSettings):
 
     handlers: str = Field("pipelines.table:HANDLERS", description="the table of handlers to run, as package.module:NAME")
 
-    host: str = Field("127.0.0.1", description="where the intake listens")
+    host: str = Field("127.0.0.1", description="where the intake listens, and /metrics of the others")
     port: int = Field(8470, ge=0, le=65535, description="0 takes a free one")
     limit_rate: float | None = Field(None, gt=0, description="jobs a second that a tenant may submit, unless it was granted otherwise")
     limit_burst: int | None = Field(None, ge=1, description="…and at once; a second's worth unless it is set")
     limit_open_jobs: int | None = Field(None, ge=1, description="jobs that a tenant may have open, unless it was granted otherwise")
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="where relay, workers and upkeep serve /metrics, on HAULIER_HOST; an intake does at its own port"
+        None,
+        ge=1,
+        le=65535,
+        description="where relay, workers and upkeep serve /metrics, on HAULIER_HOST: one port for each process of a machine; an intake does at its own port",
     )
     trusted_proxies: str = Field(
         "",

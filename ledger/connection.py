@@ -261,9 +261,12 @@ def opening(tenant_id: int | None) -> bytes:
     return begin if tenant_id is None else b"%s; set local haulier.tenant = '%d'" % (begin, tenant_id)
 
 
-def plan_anew(tx: psycopg.Connection[Any]) -> None:
-    """What this transaction asks from here on is planned for its values, by index as before."""
+@contextlib.contextmanager
+def planned_anew(tx: psycopg.Connection[Any]) -> Iterator[None]:
+    """What this transaction asks in here is planned for its values, by index as before."""
     send(tx, ANEW)
+    yield
+    send(tx, b"set local plan_cache_mode = default")
 
 
 def fetch_list(tx: psycopg.Connection[Any], row: type[T], statement: LiteralString, parameters: Mapping[str, Any]) -> list[T]:

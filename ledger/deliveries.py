@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 
 from config.ids import uuid7
 from ledger import dead_letters, jobs
-from ledger.connection import fetch_list, plan_anew, send
+from ledger.connection import fetch_list, planned_anew, send
 from ledger.jobs import Submission
 
 Tx = Connection[Any]
@@ -336,16 +336,16 @@ def in_range(
     wanted = {
         "tenant": tenant_id, "webhook": webhook_id, "after": after, "since": since, "until": until, "states": list(states), "limit": limit + 1,
     }  # fmt: skip
-    plan_anew(tx)
-    found: list[tuple[UUID, datetime]] = tx.execute(RANGE, wanted).fetchall()
-    if len(found) <= limit:
-        return [delivery_id for delivery_id, _ in found], None
-    go_on = found[limit][1]
-    page = [delivery_id for delivery_id, made_at in found[:limit] if made_at < go_on]
-    if not page:  # one moment alone has more than that
-        moment, go_on = go_on, go_on + timedelta(microseconds=1)
-        page = [row[0] for row in tx.execute(RANGE, wanted | {"since": moment, "until": go_on, "limit": None})]
-    return page, go_on
+    with planned_anew(tx):
+        found: list[tuple[UUID, datetime]] = tx.execute(RANGE, wanted).fetchall()
+        if len(found) <= limit:
+            return [delivery_id for delivery_id, _ in found], None
+        go_on = found[limit][1]
+        page = [delivery_id for delivery_id, made_at in found[:limit] if made_at < go_on]
+        if not page:  # one moment alone has more than that
+            moment, go_on = go_on, go_on + timedelta(microseconds=1)
+            page = [row[0] for row in tx.execute(RANGE, wanted | {"since": moment, "until": go_on, "limit": None})]
+        return page, go_on
 
 
 AGAIN = """

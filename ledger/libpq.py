@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, LiteralString
 from weakref import WeakKeyDictionary
 
@@ -10,8 +11,9 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
-#: What each connection has prepared here: statements, and their names.
+#: What each connection has prepared here: statements, and their names. No name is used twice: what was prepared after all was thrown away is there.
 _prepared: WeakKeyDictionary[psycopg.Connection[Any], dict[str, bytes]] = WeakKeyDictionary()
+_numbers = count()
 _WELL = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
 
 
@@ -36,7 +38,7 @@ def _run_prepared(connection: psycopg.Connection[Any], statement: LiteralString,
     names = _prepared.setdefault(connection, {})
     name = names.get(statement)
     if name is None:
-        name = b"ledger_%d" % len(names)
+        name = b"ledger_%d" % next(_numbers)
         checked(connection, connection.pgconn.prepare(name, statement.encode()))
         names[statement] = name
     sent: Any = [None if value is None else str(value).encode() for value in values]  # psycopg's stubs know no null

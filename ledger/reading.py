@@ -151,9 +151,11 @@ class Filter:
     message: str | None = None
     died_after: datetime | None = None
     before: UUID | None = None
+    #: For how long a handler may run at the most: it makes the ids of its follow-ups, which are submitted when it has ended.
+    longest_run: timedelta = timedelta(0)
 
 
-#: An id is made by the clock of who submits, and `submitted_at` is the database's.
+#: An id is made by the clock of who submits, and `submitted_at` is the database's: when the submitter's transaction began.
 APART = timedelta(hours=1)
 
 # A stretch of time is one of ids, so that not all that came before or after is read. What did not succeed has an index in the archive, which is
@@ -220,7 +222,7 @@ def list_jobs(tx: Tx, tenants: Sequence[int] | None, wanted: Filter, limit: int)
         statement = LIST_DEAD
     elif states is not None and states <= {"scheduled", "queued", "running"}:
         statement = LIST_OPEN
-    first = _id_at(wanted.submitted_after, -APART)
+    first = _id_at(wanted.submitted_after, -APART - wanted.longest_run)
     parameters = {
         "tenants": _list(tenants),
         "before": wanted.before,

@@ -5,6 +5,7 @@ The deliveries are acknowledged once begin has committed: from there the lease c
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from config.changes import NoChanges, Teller
 from config.failpoints import reach
+from config.metrics import part_of_this_place
 from config.outage import ride_out
 from config.transport.message import Message, encode
 from ledger import attempts, jobs, orphans
@@ -364,7 +366,8 @@ class Executor:
         order = orjson.dumps({"job_id": job.job_id, "attempt": job.attempt, "worker_id": self.worker_id})
         lease = Lease(job.job_id, job.attempt, self.worker_id)
         entry = self._running.enter(lease, None, handler.timeout + SOLO_GRACE)
-        process = subprocess.Popen([sys.executable, "-m", "workers.solo"], stdin=subprocess.PIPE)
+        environment = {**os.environ, **part_of_this_place(self._connections.own().slot)}
+        process = subprocess.Popen([sys.executable, "-m", "workers.solo"], env=environment, stdin=subprocess.PIPE)
         try:
             process.communicate(order, timeout=handler.timeout + SOLO_GRACE)
         except subprocess.TimeoutExpired:

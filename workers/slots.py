@@ -28,7 +28,8 @@ class Slots:
     @classmethod
     def create(cls, threads: int) -> Slots:
         with tempfile.TemporaryFile() as file:
-            file.truncate(HEADER + SLOT * threads)
+            file.write(bytes(HEADER + SLOT * threads))  # what is only promised, a full disk refuses with a signal that kills
+            file.flush()
             return cls(os.dup(file.fileno()), threads)
 
     def sign(self, worker_id: UUID) -> None:

@@ -76,6 +76,8 @@ class Upkeep:
                 if away:
                     log.info("upkeep reaches the database again")
                 away = False
+            except psycopg.errors.LockNotAvailable as error:  # it has seen the leases all the same, and goes on rescuing
+                log.warning("upkeep met a lock; it tries again", error=str(error).strip())
             except (psycopg.Error, PoolTimeoutError) as error:
                 self._connected_since = None
                 if not away:

@@ -1,3 +1,7 @@
+-- What ended otherwise is rare, and asked for: `?state=rejected` shall not read all that has succeeded. (Not on the live tables, where an index
+-- that knows the state would be written at each change of it.)
+create index archive_of_what_did_not_succeed on haulier.archive (tenant_id, id) where state <> 'succeeded';
+
 -- As every_job has it: whoever knows the earliest day on which a job can have been archived leaves the partitions before it alone.
 create or replace view haulier.every_attempt with (security_invoker = true) as
     select job_id, number, tenant_id, worker_id, started_at, finished_at, outcome, error, log, null::date as archived_on from haulier.attempts
@@ -14,7 +18,3 @@ create or replace view haulier.every_event with (security_invoker = true) as
       from haulier.archive a,
            jsonb_to_recordset(a.events) as x(seq integer, at timestamptz, kind text, state haulier.job_state, attempt integer,
                                              who text, data jsonb, xact bigint);
-
--- What ended otherwise is rare, and asked for: `?state=rejected` shall not read all that has succeeded. (Not on the live tables, where an index
--- that knows the state would be written at each change of it.)
-create index archive_of_what_did_not_succeed on haulier.archive (tenant_id, id) where state <> 'succeeded';

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from producers.intake.problems import Problem, absent_job, not_found
 from producers.intake.representation import Viewer, answer, conditional, event, page, polling
 from producers.intake.views import Attempts, Events, Jobs, JobView, State
 from producers.intake.waiting import read_preference, show_when_changed
-from producers.submission import Moment
+from producers.submission import YEAR, Moment
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -85,7 +86,8 @@ def list_page(request: Request, access: Access, wanted: Filter, limit: int, curs
     parts = parts_of(request)
     wanted = replace(wanted, command=canonical(wanted.command) if wanted.command else None)
     about = f"{access.wanted} {wanted}"
-    here = replace(wanted, before=read_cursor(cursor, about))
+    timeouts = (handler.timeout for handler in parts.handlers.values())
+    here = replace(wanted, before=read_cursor(cursor, about), longest_run=min(YEAR, timedelta(seconds=max(timeouts, default=0))))
 
     def read(tx: Tx) -> Response:
         viewer = Viewer(access, parts, tx)

@@ -72,7 +72,7 @@ def write_titled_note(command: NoteAgain, run: object) -> Noted:
     return Noted(length=len(command.text))
 
 
-@handles(Pay, queue="payments", rejects=(CardDeclined,))
+@handles(Pay, queue="payments", timeout=2 * 3600, rejects=(CardDeclined,))
 def pay(command: Pay, run: object) -> None:
     return None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
-from config.ids import uuid7
+from config.ids import first_id_at, uuid7
 from ledger import jobs
 from ledger.attempts import End
 from ledger.connection import Database
@@ -120,6 +120,19 @@ def test_a_list_filters_by_state_command_label_and_time(api: Api, worker: Worker
     assert listed(f"submitted_before={middle}") == [running]
     assert listed("submitted_after=2000-01-01T00:00:00Z&submitted_before=2199-12-31T23:59:59Z") == [paid, queued, running]
     assert listed("submitted_after=2199-12-31T23:59:59Z") == listed("submitted_before=2000-01-01T00:00:00Z") == []
+
+
+def test_a_list_by_time_has_a_follow_up_whose_id_was_made_early_in_a_long_run(api: Api, database: Database):
+    """An id is made when a handler asks for its follow-up, which is submitted when that handler has ended."""
+    now = datetime.now(UTC)
+    early = first_id_at((now - timedelta(hours=2)).timestamp())
+    with database.plumbing() as tx:
+        [(tenant,)] = tx.execute("select id from haulier.tenants where slug = %s", (api.slug,)).fetchall()
+        jobs.submit(tx, [Submission(early, tenant, "tests.note", "notes", b"{}", 5)])
+
+    found = api.get("/v1/jobs", params={"submitted_after": (now - timedelta(minutes=1)).isoformat()}).json()["items"]
+
+    assert [job["id"] for job in found] == [str(early)]
 
 
 def test_up_to_500_jobs_are_read_at_once_in_the_order_asked_for(api: Api):

@@ -43,6 +43,16 @@ def test_prepares_again_what_was_thrown_away(books: Books) -> None:
     assert prepared(books.tx) == 1
 
 
+def test_a_name_that_is_there_still_is_not_given_again(books: Books) -> None:
+    """One statement was prepared before all was thrown away, the other after it."""
+    other: LiteralString = "select $1::integer"
+    ask(books.tx, SUM, *VALUES)
+    books.tx.execute("deallocate all", prepare=False)
+    for _ in range(2):
+        assert ask(books.tx, other, 5) == [(5,)]
+        assert len(ask(books.tx, SUM, *VALUES)) == 1
+
+
 def test_within_a_transaction_and_after_its_rollback(books: Books) -> None:
     """The driver throws away all that is prepared after a rollback."""
     ask(books.tx, SUM, *VALUES)

@@ -181,6 +181,21 @@ def test_what_a_tenant_reads_costs_neither_what_others_have_nor_all_that_it_has_
     assert dear(crowd, by_key, lists) == {}
 
 
+def test_look_ups_after_a_list_in_the_same_transaction_are_not_planned_anew(crowd: Crowd):
+    kept: list[str] = []
+
+    def redeliver(tx: Tx) -> None:
+        deliveries.in_range(
+            tx, crowd.small.id, crowd.small.webhook, crowd.small.jobs[0], datetime(2026, 1, 1, tzinfo=UTC), None, ["failed"], PAGE
+        )
+        [(mode,)] = tx.execute("show plan_cache_mode").fetchall()
+        kept.append(mode)
+
+    crowd.read(crowd.small, redeliver)
+
+    assert kept == ["force_generic_plan"]
+
+
 OLD = """
 insert into haulier.jobs (id, tenant_id, root_id, command, queue, state, priority, max_failures, submitted_at, due_at, started_at, finished_at, payload)
 select id, %(tenant)s, id, 'test.run', 'test', case when number = 1 then 'rejected' else 'succeeded' end::haulier.job_state, 0, 3, at, at, at, at, '{}'

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege
 
 from config.ids import uuid7
@@ -89,6 +90,30 @@ def test_a_tick_does_all_of_its_work_with_these_rights(two: Two, own: Database):
         (where, tenant, state) for where, state in (("archived", "cancelled"), ("live", "queued")) for tenant in (two.mine, two.other)
     ]
     assert two.tx.execute("select count(*) from haulier.leases").fetchone() == (0,)
+
+
+def test_a_lock_that_somebody_holds_is_no_outage(two: Two, own: Database):
+    """Whoever waits for one (a migration has it, say) sees leases and heartbeats all the same, and must not wait another lease to rescue."""
+    settings = Settings(database_url=own.url, tick=0.05)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    upkeep = Upkeep(settings, own, {})
+    connected: list[float | None] = []
+    tick = upkeep.tick
+
+    def watched(tx: Connection[Any]) -> None:
+        connected.append(upkeep._connected_since)
+        if len(connected) > 1:
+            upkeep.stop()
+            return
+        tick(tx)
+        connected.clear()  # it met no lock
+
+    upkeep.tick = watched
+    with two.tx.transaction():
+        two.tx.execute("lock table haulier.archive in share mode")
+        upkeep.run()
+
+    assert connected == [connected[0]] * 2
+    assert connected[0] is not None
 
 
 def test_it_may_change_these_columns_and_no_others(two: Two, own: Database):
