@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import cast
@@ -505,3 +506,21 @@ def test_a_result_over_its_limit_is_a_dead_letter_at_once_and_its_effects_are_un
     assert "has 102 bytes as JSON and may have 100" in too_large.error["message"]
     assert busy.value("select count(*) from effects") == 1
     assert busy.value("select count(*) from haulier.jobs where command = 'test.after'") == 1
+
+
+def test_the_process_of_a_suspect_counts_at_a_place_of_its_own(shop, monkeypatch, tmp_path):
+    """At its parent's, the two would spoil each other's files."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr("config.metrics._place", "7")
+    there = shop(doing(lambda _command, _run: None))
+    [job_id] = there.submit(Do())
+    with there.database.plumbing() as tx:
+        tx.execute("update haulier.jobs set solo = true where id = %s", (job_id,))
+
+    there.deliver(job_id)
+
+    assert "HAULIER_METRICS_PLACE=7.0" in (tmp_path / "environment").read_text().splitlines()
+    assert "its process exited with 3" in there.job(job_id).error["message"]

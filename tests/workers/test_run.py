@@ -112,6 +112,49 @@ def test_a_transaction_begins_with_its_first_statement(shop):
     assert there.value("select count(*) from effects") == 1
 
 
+def by_transaction(driver, _run, note):
+    with driver.transaction():
+        driver.execute(*note)
+
+
+def by_pipeline(driver, _run, note):
+    with driver.pipeline():
+        driver.execute(*note)
+
+
+def by_copy(driver, _run, note):
+    with driver.cursor().copy("copy effects from stdin") as copy:
+        copy.write_row(note[1])
+
+
+def by_server_cursor(driver, _run, note):
+    with driver.cursor("rows") as rows:
+        rows.execute("select 1")
+        assert rows.fetchall() == [(1,)]
+    driver.execute(*note)
+
+
+def by_session(_driver, run, _note):
+    with run.session() as session:
+        session.execute(text("insert into effects values (:job, 'done')"), {"job": run.job_id})
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("first", [by_transaction, by_pipeline, by_copy, by_server_cursor, by_session])
+def test_whatever_comes_first_is_within_the_transaction(shop, first, fails):
+    def handler(_command, run):
+        with run.transaction() as db:
+            first(driver_of(db), run, ("insert into effects values (%s, %s)", (run.job_id, "done")))
+        if fails:
+            raise ValueError("after it")
+
+    there = shop(doing(handler))
+
+    job = there.run(Do())
+
+    assert (job.state, there.value("select count(*) from effects")) == (("scheduled", 0) if fails else ("succeeded", 1)), job.error
+
+
 def test_no_call_to_the_outside_while_a_transaction_is_open(shop):
     def handler(_command, run):
         note(run)
