@@ -95,6 +95,17 @@ def test_a_key_s_last_use_is_written_aside_and_at_most_once_a_minute(api: Api, d
     assert last_used()["submitter"] is None
 
 
+def test_the_ledger_is_asked_for_a_key_once_and_never_for_what_can_be_none():
+    asked: list[str] = []
+    ring = Keyring(asked.append, lambda _uses: None)
+    mistyped = (good := keys.make_key()[0])[:-1] + ("A" if good[-1] != "A" else "B")
+
+    found = [asyncio.run(ring.find(text)) for text in (good, good, mistyped, "hl_none", "")]
+
+    assert found == [None] * 5
+    assert asked == [good]
+
+
 async def find_often(ring: Keyring, key: str) -> None:
     for _ in range(50):
         await ring.find(key)
